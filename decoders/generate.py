@@ -1,0 +1,89 @@
+"""`attach` and `generate`: one argument order everywhere, model, decoder, inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList, PreTrainedModel
+
+from ..models.auto import adapter_for
+from ..models.errors import SightlineError, UnsupportedMode
+from .attachment import Attachment
+from .registry import build
+from .strategy import Request, Strategy
+
+UNSUPPORTED = (
+    "assistant_model",
+    "prompt_lookup_num_tokens",
+    "custom_generate",
+    "past_key_values",
+    "guidance_scale",
+)
+
+
+def attach(
+    model: PreTrainedModel, decoder: Strategy | str, inputs: Mapping[str, Any], *, processor: Any = None
+) -> Attachment:
+    """Attach a decoder to a model for one `generate()`.
+
+    Use it as a block; the value is a `LogitsProcessor` that goes into the list::
+
+        with sightline.attach(model, sightline.VCD(alpha=1.0), inputs) as p:
+            ids = model.generate(**inputs, logits_processor=[p], max_new_tokens=64)
+
+    Args:
+        model: as loaded by transformers; left as it is.
+        decoder: a strategy, or its key for the defaults.
+        inputs: what `generate()` gets: `input_ids` `[batch, length]`, padded on the left, `pixel_values`, ...
+        processor: the model's own; strategies with text of their own need it.
+
+    Raises:
+        SightlineError: whatever the strategy lacks, before the first forward, with advice (see `models.errors`).
+    """
+    strategy = build(decoder) if isinstance(decoder, str) else decoder
+    if not isinstance(strategy, Strategy):
+        raise SightlineError(
+            f"attach() takes model, decoder, inputs; its second argument is a {type(decoder).__name__}.",
+            "Give a strategy such as sightline.VCD(), or a key such as 'vcd'.",
+        )
+    adapter = adapter_for(model)
+    return Attachment(adapter, strategy, Request(dict(inputs), adapter, processor))
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    decoder: Strategy | str,
+    inputs: Mapping[str, Any],
+    *,
+    processor: Any = None,
+    logits_processor: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """`model.generate()` under a decoder, in one line.
+
+    Args:
+        model, decoder, inputs, processor: as for `attach`.
+        logits_processor: the caller's own processors; they see contrasted scores.
+        kwargs: everything else that `model.generate()` takes. The controls `greedy` and `sample` set `do_sample`.
+
+    Returns:
+        What `model.generate()` returns.
+
+    Raises:
+        UnsupportedMode: a mode of `generate()` that cannot be contrasted, before the first forward.
+    """
+    with attach(model, decoder, inputs, processor=processor) as attachment:
+        asked = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
+        if asked and not attachment.plan.is_neutral:
+            raise UnsupportedMode(
+                f"{attachment.strategy.key} cannot be combined with {', '.join(asked)}.",
+                "Leave it out, or decode with the control 'greedy'.",
+            )
+        if attachment.strategy.mode is not None:
+            kwargs.setdefault("do_sample", attachment.strategy.mode == "sample")
+        processors = LogitsProcessorList([attachment, *(logits_processor or [])])
+        run: Any = model.generate
+        return run(**inputs, logits_processor=processors, **kwargs)

@@ -1,0 +1,164 @@
+"""The one attention function: SDPA as before, plus head edits and probes of the last query row.
+
+Registered with transformers under the name ``sightline`` together with SDPA's mask function (without the second the
+padding mask would be dropped silently). What a layer has to do hangs on its module, in `LayerState`, never in the
+function: two models, or two attachments one after the other, cannot see each other's edits.
+
+Shapes: query ``[rows, heads, q, d]``, key and value ``[rows, kv_heads, keys, d]``, output ``[rows, q, heads, d]``.
+Nothing of size q x keys is made here: an edit touches the query or the output, a probe reads one row.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import AttentionInterface, PreTrainedModel
+
+from .errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+NAME = "sightline"
+EditMode = Literal["uniform", "zero"]
+
+
+@dataclass
+class LayerState:
+    """What one attention layer does for the attachment that owns it.
+
+    Attributes:
+        uniform: query heads that attend uniformly, `[streams, heads]` of bool, or None. Stream 0 is the base.
+        zero: query heads whose output is silenced, `[streams, heads]` of bool, or None.
+        probe: whether to keep the last query row's attention.
+        reading: the latest probe, `[rows, heads, keys]`, at least float32, softmaxed; None before the first call.
+        calls: how often the layer ran under this state.
+    """
+
+    uniform: Tensor | None = None
+    zero: Tensor | None = None
+    probe: bool = False
+    reading: Tensor | None = None
+    calls: int = 0
+    _keep: dict[tuple[str, int, torch.dtype, torch.device], Tensor] = field(default_factory=dict)
+
+    def keep(self, which: Literal["uniform", "zero"], rows: int, like: Tensor) -> Tensor | None:
+        """Factor `[rows, heads, 1, 1]` that is 0 for edited heads and 1 elsewhere; made once per row count."""
+        mask = self.uniform if which == "uniform" else self.zero
+        if mask is None:
+            return None
+        key = (which, rows, like.dtype, like.device)
+        if key not in self._keep:
+            per_row = mask.repeat_interleave(rows // mask.shape[0], dim=0)
+            self._keep[key] = (~per_row)[:, :, None, None].to(like.device, like.dtype)
+        return self._keep[key]
+
+
+_STATES: WeakKeyDictionary[nn.Module, LayerState] = WeakKeyDictionary()
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention with the edits and the probe of `module`'s `LayerState`.
+
+    A uniform head is a head whose post-RoPE query is zero: every visible key then gets the same score, also under
+    grouped keys, padding and windows (DeCoRe's reference code, see its spec). A zero head loses its output.
+    """
+    state = _STATES.get(module)
+    if state is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    state.calls += 1
+    uniform = state.keep("uniform", query.shape[0], query)
+    if uniform is not None:
+        query = query * uniform
+    if state.probe:
+        state.reading = last_row(query, key, attention_mask, scaling)
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    zero = state.keep("zero", output.shape[0], output)
+    return (output if zero is None else output * zero.transpose(1, 2)), None
+
+
+def last_row(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None = None) -> Tensor:
+    """Attention of the last query position over all keys.
+
+    Args:
+        query: `[rows, heads, q, d]` after RoPE.
+        key: `[rows, kv_heads, keys, d]`, not repeated; heads must be a multiple of kv_heads.
+        mask: boolean (true = visible) or additive, `[rows or 1, heads or 1, q, keys]`, or None for causal attention
+            over the first q keys or, at q = 1, over all of them.
+        scaling: factor on the scores; 1/sqrt(d) when None.
+
+    Returns:
+        `[rows, heads, keys]`, at least float32, rows sum to 1 (a row that sees no key is all zero).
+    """
+    rows, heads, q_len, dim = query.shape
+    kv_heads, keys = key.shape[1], key.shape[2]
+    if mask is None and 1 < q_len < keys:  # prefill into a static cache: the rest of the buffer is empty
+        key, keys = key[:, :, :q_len], q_len
+    wide = torch.promote_types(query.dtype, torch.float32)
+    grouped = query[:, :, -1].to(wide).view(rows, kv_heads, heads // kv_heads, dim)
+    scores = torch.einsum("rghd,rgkd->rghk", grouped, key.to(wide)).reshape(rows, heads, keys)
+    scores = scores * (dim**-0.5 if scaling is None else scaling)
+    if mask is not None:
+        row = mask[:, :, -1, :keys]
+        scores = scores.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else scores + row.to(wide)
+    return torch.nan_to_num(torch.softmax(scores, dim=-1), nan=0.0)
+
+
+@contextmanager
+def installed(decoder: PreTrainedModel, states: Mapping[nn.Module, LayerState]) -> Iterator[None]:
+    """Run `decoder` on our attention function inside the block, with `states` in force; restore everything after.
+
+    Raises:
+        UnsupportedModel: another attachment holds one of the layers, the scores are soft-capped, or the model does
+            not take its attention from transformers' attention interface.
+    """
+    _refuse(decoder, states)
+    configs = {id(m.config): m.config for m in decoder.modules() if isinstance(m, PreTrainedModel)}.values()
+    before = [(config, config._attn_implementation) for config in configs]
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    try:
+        decoder.set_attn_implementation(NAME)
+        if decoder.config._attn_implementation != NAME:
+            raise UnsupportedModel(
+                f"{type(decoder).__name__} does not take its attention from transformers' attention interface.",
+                "Use a strategy that leaves attention alone with this model.",
+            )
+        _STATES.update(states)
+        yield
+    finally:
+        for module in states:
+            _STATES.pop(module, None)
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+        if not _STATES:
+            AttentionInterface._global_mapping.pop(NAME, None)
+            AttentionMaskInterface._global_mapping.pop(NAME, None)
+
+
+def _refuse(decoder: PreTrainedModel, states: Mapping[nn.Module, LayerState]) -> None:
+    if any(module in _STATES for module in states):
+        raise UnsupportedModel(
+            "Another attachment is already editing the attention of this model.",
+            "Close it first (leave its block, or call attachment.close()).",
+        )
+    if getattr(decoder.config, "attn_logit_softcapping", None):
+        raise UnsupportedModel(
+            f"{type(decoder).__name__} soft-caps its attention scores, which SDPA cannot do.",
+            "Use a strategy that leaves attention alone (for example vcd) with this model.",
+        )

@@ -1,0 +1,174 @@
+"""From a model to its adapter, and from a name to a loaded model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
+
+from .errors import ModelNotFound, UnsupportedModel
+from .llava import LlavaAdapter
+from .text import TextAdapter
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from .adapter import Adapter
+
+FAMILIES: dict[str, type[Adapter]] = {"llava": LlavaAdapter}
+"""`config.model_type` -> adapter of image-text models; every other decoder-only model is served as text."""
+
+SHIPPED = Path(__file__).parent / "tiny"
+_ADAPTERS: WeakKeyDictionary[nn.Module, Adapter] = WeakKeyDictionary()
+_WHOLE_FILE = 256 * 2**20
+
+
+def adapter_for(model: PreTrainedModel) -> Adapter:
+    """The adapter of a loaded model; made once per model.
+
+    Raises:
+        UnsupportedModel: the family is not served, with the name of what to use instead.
+    """
+    if model not in _ADAPTERS:
+        model_type = model.config.model_type
+        if model_type in FAMILIES:
+            _ADAPTERS[model] = FAMILIES[model_type](model)
+        elif getattr(model.config, "vision_config", None) is not None:
+            served = ", ".join(sorted(FAMILIES))
+            raise UnsupportedModel(f"Image-text models of type {model_type!r} are not served.", f"Served: {served}.")
+        else:
+            _ADAPTERS[model] = TextAdapter(model)
+    return _ADAPTERS[model]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its processor.
+
+    Attributes:
+        name: as it was asked for.
+        model: in evaluation mode, on its device.
+        processor: the model's processor, or its tokenizer for a text model; pads on the left.
+        source: folder or hub id the files came from.
+    """
+
+    name: str
+    model: PreTrainedModel
+    processor: Any
+    source: str
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter of the model's family."""
+        return adapter_for(self.model)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over configuration, dtype and weights (of a hub model: its commit); equal for equal checkpoints."""
+        digest = hashlib.sha256(self.model.config.to_json_string(use_diff=False).encode())
+        digest.update(str(self.model.dtype).encode())
+        commit = getattr(self.model.config, "_commit_hash", None)
+        folder = Path(self.source)
+        if folder.is_dir():
+            for file in sorted(folder.glob("*.safetensors")):
+                digest.update(_file_digest(file))
+        else:
+            digest.update(f"{self.source}@{commit}".encode())
+        return digest.hexdigest()
+
+
+def load(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """Load a model and its processor by shipped name, local folder or hub id. Only safetensors are read.
+
+    Args:
+        name: `tiny-llava`, a folder, or a hub id such as `llava-hf/llava-1.5-7b-hf`.
+        revision: branch, tag or commit of a hub id.
+        dtype: a torch dtype or its name; `auto` takes the checkpoint's own.
+        device: `cpu`, `cuda`, `cuda:1` ...; `auto` takes a GPU if there is one.
+        trust_remote_code: let code from the hub run; never by default.
+
+    Raises:
+        ModelNotFound: no such files here or at the hub; says how to get them and how to point to a folder.
+        UnsupportedModel: the checkpoint's family is not served.
+    """
+    source = str(SHIPPED / name) if (SHIPPED / name / "config.json").is_file() else name
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise _not_found(name, OSError("there is no config.json"))
+    try:
+        config = AutoConfig.from_pretrained(source, **common)
+        visual = getattr(config, "vision_config", None) is not None
+        if visual and config.model_type not in FAMILIES:
+            served = ", ".join(sorted(FAMILIES))
+            raise UnsupportedModel(
+                f"Image-text models of type {config.model_type!r} are not served.", f"Served: {served}."
+            )
+        wide = getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
+        model = (AutoModelForImageTextToText if visual else AutoModelForCausalLM).from_pretrained(
+            source, dtype=wide, use_safetensors=True, **common
+        )
+        processor = (AutoProcessor if visual else AutoTokenizer).from_pretrained(source, **common)
+    except OSError as error:
+        raise _not_found(name, error) from error
+    getattr(processor, "tokenizer", processor).padding_side = "left"
+    loaded: Any = model.eval()
+    return Loaded(name, loaded.to(_device(device)), processor, source)
+
+
+def _device(device: str) -> str:
+    return device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _not_found(name: str, error: OSError) -> ModelNotFound:
+    shipped = ", ".join(sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))) or "none"
+    if Path(name).is_dir():
+        return ModelNotFound(
+            f"The folder {name!r} holds no complete checkpoint: {_first_line(error)}",
+            "It needs config.json, the processor's files and *.safetensors, as save_pretrained() writes them.",
+        )
+    return ModelNotFound(
+        f"The weights of {name!r} are not on this machine and could not be fetched.",
+        f"Download them with `hf download {name}`, or point to a folder that holds them (model=local "
+        f"model.path=FOLDER); shipped with the package: {shipped}.",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _file_digest(file: Path) -> bytes:
+    """sha256 of a weights file; of size, header and 64 evenly spaced mebibytes when it is larger than 256 MiB."""
+    digest = hashlib.sha256()
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= _WHOLE_FILE:
+            return hashlib.file_digest(stream, "sha256").digest()
+        header = int.from_bytes(stream.read(8), "little")
+        digest.update(json.dumps({"size": size, "header": header}).encode())
+        digest.update(stream.read(header))
+        for block in range(64):
+            stream.seek(block * (size - 2**20) // 63)
+            digest.update(stream.read(2**20))
+    return digest.digest()

@@ -1,0 +1,17 @@
+"""LLaVA-1.5: a CLIP tower, a projector, and a Llama decoder that sees the image in place of image tokens.
+
+The owner is the model itself and the decoder its `language_model`; image positions come from `config.image_token_id`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from .adapter import Adapter
+
+
+class LlavaAdapter(Adapter):
+    """Adapter for `LlavaForConditionalGeneration` (for example `llava-hf/llava-1.5-7b-hf`)."""
+
+    family: ClassVar[str] = "llava"
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
