@@ -1,13 +1,13 @@
 """The engine: one model with one strategy attached for one `generate()`.
 
-Branches enter as extra rows by a pre-hook on the text decoder and leave by a post-hook on the owner of the generate
-loop, which hands contrasted logits on; generate's own processors then act on the contrast, as in the references. The
-`LogitsProcessor` in the user's list vouches that every step was contrasted. docs/engine.md explains why there.
+Branches enter by a pre-hook on the text decoder and leave by a post-hook on the owner of the generate loop, which hands
+contrasted logits on; generate's own processors then act on the contrast, as in the references. The `LogitsProcessor` in
+the user's list vouches that every step was contrasted. docs/engine.md explains why there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,29 +29,32 @@ from ..models.errors import (
     NotContrasted,
     UnsupportedMode,
 )
+from .branching import Branching, Runner, Stream, choose
 from .contrast import widen
-from .rows import base_rows, join, reordering
-from .strategy import HeadEdit, Plan, Request, Step, Strategy
+from .rows import columns_of
+from .strategy import Branch, HeadEdit, KeyBias, Plan, Request, Step, Strategy
 
 _ATTACHED: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass
 class Stats:
-    """What a generation cost. Plain decoding (nothing attached) is not counted.
+    """What a generation cost. Plain decoding (nothing attached) counts tokens alone.
 
     Attributes:
         encodes: forwards that only built a branch's embeddings (vision tower and projector).
-        forwards: calls of the decoder.
-        rows: rows summed over forwards.
-        prompt_columns: columns of the prefill, times rows.
+        forwards: steps of the generate loop, the prefill included.
+        passes: calls of the decoder, those that the engine adds included (a fork's prefill, sequential branches).
+        rows: rows summed over passes.
+        columns: rows times columns summed over passes: tokens that went through the decoder.
         tokens: tokens chosen, summed over base rows.
     """
 
     encodes: int = 0
     forwards: int = 0
+    passes: int = 0
     rows: int = 0
-    prompt_columns: int = 0
+    columns: int = 0
     tokens: int = 0
 
 
@@ -64,14 +67,15 @@ class Attachment(LogitsProcessor):
         stats: forwards, rows and tokens so far.
     """
 
-    def __init__(self, adapter: Adapter, strategy: Strategy, request: Request):
+    def __init__(self, adapter: Adapter, strategy: Strategy, request: Request, branching: Branching = "auto"):
+        kind = choose(branching)
         self.strategy = strategy
         self.stats = Stats()
         self.plan: Plan = strategy.prepare(request)
         self._adapter = adapter
         self._ids: Tensor | None = request.inputs.get("input_ids")
-        self._prompts: list[Tensor | None] = []
         self._states: dict[int, LayerState] = {}
+        self._runner: Runner | None = None
         self._stack = ExitStack()
         self._closed = False
         self._past = 0
@@ -81,7 +85,7 @@ class Attachment(LogitsProcessor):
         self._vouched = 0
         self._cache: Cache | None = None
         if not self.plan.is_neutral:
-            self._open(request)
+            self._open(request, kind)
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +103,7 @@ class Attachment(LogitsProcessor):
         self._closed = True
         self._stack.close()
         self._states.clear()
-        self._prompts.clear()
+        self._runner = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Vouch that these scores `[batch, vocab]` are contrasted; they are returned as they came.
@@ -110,8 +114,7 @@ class Attachment(LogitsProcessor):
         """
         if self._closed:
             raise AttachmentClosed(
-                f"This {self.strategy.key} attachment is closed.",
-                "Call generate() inside its block, or attach again.",
+                f"This {self.strategy.key} attachment is closed.", "Call generate() inside its block, or attach again."
             )
         self.stats.tokens += scores.shape[0]
         if self.plan.is_neutral:
@@ -125,7 +128,7 @@ class Attachment(LogitsProcessor):
             )
         return scores
 
-    def _open(self, request: Request) -> None:
+    def _open(self, request: Request, kind: type[Runner]) -> None:
         decoder, owner = self._adapter.decoder, self._adapter.owner
         if decoder in _ATTACHED:
             raise AttachmentError(
@@ -135,33 +138,47 @@ class Attachment(LogitsProcessor):
             _ATTACHED.add(decoder)
             stack.callback(_ATTACHED.discard, decoder)
             if self.plan.needs_attention:
-                self._adapter.self_check()
-                self._states = _layer_states(self._adapter, self.plan)
-                modules = self._adapter.attention_modules()
-                held = {modules[layer]: state for layer, state in self._states.items()}
-                stack.enter_context(installed(self._adapter.decoder, held))
-            for branch in self.plan.branches:
-                self._prompts.append(
-                    self._branch_prompt({**request.inputs, **branch.inputs}) if branch.inputs else None
-                )
+                self._install_attention(stack)
+            streams = [Stream(None, _mask(request.inputs)), *(self._stream(b, request) for b in self.plan.branches)]
+            self._runner = kind(self._adapter, streams, self._states)
             stack.callback(self._release_cache)
             for handle in (
                 owner.register_forward_pre_hook(_uncompiled(self._before_owner), with_kwargs=True),
                 decoder.register_forward_pre_hook(_uncompiled(self._before_decoder), with_kwargs=True),
+                decoder.register_forward_pre_hook(_uncompiled(self._count), with_kwargs=True),
                 owner.register_forward_hook(_uncompiled(self._after_owner)),
             ):
                 stack.callback(handle.remove)
             self._stack = stack.pop_all()
 
-    def _branch_prompt(self, inputs: Mapping[str, Any]) -> Tensor:
-        self.stats.encodes += 1
-        return self._adapter.decoder_inputs(inputs)["inputs_embeds"]
+    def _install_attention(self, stack: ExitStack) -> None:
+        self._adapter.self_check()
+        edits = [self.plan.edits, *(branch.edits for branch in self.plan.branches)]
+        biases = [self.plan.bias, *(branch.bias for branch in self.plan.branches)]
+        self._states = _layer_states(edits, biases, self.plan.probes, (self._adapter.layers, self._adapter.heads))
+        modules = self._adapter.attention_modules()
+        held = {modules[layer]: state for layer, state in self._states.items()}
+        stack.enter_context(installed(self._adapter.decoder, held))
 
-    @property
-    def _streams(self) -> int:
-        return 1 + len(self.plan.branches)
+    def _stream(self, branch: Branch, request: Request) -> Stream:
+        """A branch with its prompt's embeddings, from the model's own forward on the branch's inputs."""
+        if not branch.own_prompt:
+            return Stream(None, _mask(request.inputs), fork=branch.fork)
+        inputs = {**request.inputs, **branch.inputs}
+        self.stats.encodes += 1
+        with ExitStack() as stack:
+            if branch.vision_edits:
+                modules = self._adapter.vision_attention_modules()
+                shape = (len(modules), self._adapter.vision_heads)
+                states = _layer_states([branch.vision_edits], [None], (), shape)
+                held = {modules[layer]: state for layer, state in states.items()}
+                stack.enter_context(installed(self._adapter.vision_tower, held))
+            prompt = self._adapter.decoder_inputs(inputs)["inputs_embeds"]
+        aside = prompt.shape[1] != request.inputs["input_ids"].shape[1]
+        return Stream(prompt, _mask(inputs), fork=branch.fork, aside=aside)
 
     def _before_owner(self, _module: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
+        self._running.owner_kwargs = kwargs
         if self.stats.forwards:
             return
         cache = kwargs.get("past_key_values")
@@ -187,93 +204,111 @@ class Attachment(LogitsProcessor):
     def _before_decoder(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if args:
             raise UnsupportedMode("The text decoder was called with positional arguments.", "Report this model family.")
+        runner = self._running
+        if runner.busy:
+            return args, runner.inner(kwargs)
         if self._contrasted > self._vouched:
             raise _not_passed()
-        columns = kwargs["inputs_embeds"] if kwargs.get("inputs_embeds") is not None else kwargs["input_ids"]
-        self._rows, q_len = columns.shape[:2]
+        self._rows, columns = columns_of(kwargs).shape[:2]
         cache = kwargs.get("past_key_values")
         past = self._past if cache is not None else 0
-        self._check_step(cache, q_len)
-        joined = join(kwargs, self._prompts, past)
-        if cache is not None and self._cache is None:
-            self._take_cache(cache)
-        self._past = past + q_len
-        self._last_columns = q_len
+        self._check_step(cache, columns)
+        called = runner.before(kwargs, past, cache)
+        self._cache, self._past, self._last_columns = cache, past + columns, columns
         self.stats.forwards += 1
-        self.stats.rows += self._rows * self._streams
-        if past == 0:
-            self.stats.prompt_columns += self._rows * self._streams * q_len
-        return args, joined
+        return args, called
 
-    def _check_step(self, cache: Cache | None, q_len: int) -> None:
+    def _count(self, _module: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
+        """Runs after `_before_decoder` on every call of the decoder, the runner's own included."""
+        rows, columns = columns_of(kwargs).shape[:2]
+        self.stats.passes += 1
+        self.stats.rows += rows
+        self.stats.columns += rows * columns
+
+    def _check_step(self, cache: Cache | None, columns: int) -> None:
         """Refuse what would be silently wrong: a second prefill, several new tokens at once."""
-        if self._cache is None and not self.stats.forwards:
+        if not self.stats.forwards:
             return
-        if cache is not self._cache or (cache is None and q_len != self._last_columns + 1):
+        if cache is not self._cache or (cache is None and columns != self._last_columns + 1):
             raise AttachmentReused(
                 f"This {self.strategy.key} attachment has served a generate() call already.",
                 "Attach again for each call; one attachment serves one generate().",
             )
-        if cache is not None and self._vouched and q_len > 1:
+        if cache is not None and self._vouched and columns > 1:
             raise UnsupportedMode(
-                f"{self.strategy.key} was given {q_len} new tokens at once; assisted and prompt-lookup decoding "
+                f"{self.strategy.key} was given {columns} new tokens at once; assisted and prompt-lookup decoding "
                 "cannot be contrasted.",
                 "Generate without assistant_model and prompt_lookup_num_tokens.",
             )
 
-    def _take_cache(self, cache: Cache) -> None:
-        self._cache = cache
-        if self._streams > 1:
-            cache.reorder_cache = reordering(cache.reorder_cache, self._streams)
-
     def _release_cache(self) -> None:
-        """Give the cache back with base rows alone, for a caller who keeps it."""
         cache, self._cache = self._cache, None
-        if cache is None or self._streams == 1:
-            return
-        cache.__dict__.pop("reorder_cache", None)
-        for layer in cache.layers:
-            for name in ("keys", "values"):
-                tensor = getattr(layer, name, None)
-                if isinstance(tensor, Tensor) and tensor.shape[0] == self._rows * self._streams:
-                    setattr(layer, name, tensor[: self._rows])
+        self._running.release(cache, self._rows)
 
     def _after_owner(self, _module: nn.Module, _args: tuple, output: Any) -> Any:
-        if self._states and not all(state.calls for state in self._states.values()):
+        if not all(state.calls for state in self._states.values()):
             raise NotContrasted(
                 "The attention function was changed while attached; edits and probes no longer act.",
                 "Leave the attention implementation alone inside the block.",
             )
-        logits = widen(output.logits[:, -1])
-        base, *branches = logits.split(self._rows)
+        base, *branches = (widen(logits) for logits in self._running.logits(output, self._rows))
         step = Step(self._vouched, self._probes(), self.plan.context)
-        contrasted = self.strategy.combine(base, branches, step)
-        for name, value in output.items():
-            if name != "past_key_values":
-                output[name] = base_rows(value, self._rows)
-        output["logits"] = contrasted[:, None]
+        output["logits"] = self.strategy.combine(base, branches, step)[:, None]
         self._contrasted += 1
         return output
 
     def _probes(self) -> dict[int, Tensor]:
         return {layer: state.reading for layer, state in self._states.items() if state.reading is not None}
 
+    @property
+    def _running(self) -> Runner:
+        if self._runner is None:
+            raise AttachmentClosed(f"This {self.strategy.key} attachment is closed.", "Attach again.")
+        return self._runner
 
-def _layer_states(adapter: Adapter, plan: Plan) -> dict[int, LayerState]:
-    """One state per layer that is edited or probed."""
-    streams = [plan.edits, *(branch.edits for branch in plan.branches)]
-    states = {layer: LayerState(probe=True) for layer in plan.probes}
-    for stream, edits in enumerate(streams):
-        for edit in edits:
+
+def _mask(inputs: Mapping[str, Any]) -> Tensor:
+    """Padding mask `[batch, length]` of model inputs; all ones where none is given."""
+    mask = inputs.get("attention_mask")
+    return torch.ones_like(inputs["input_ids"]) if mask is None else mask
+
+
+def _layer_states(
+    edits: Sequence[Sequence[HeadEdit]],
+    biases: Sequence[KeyBias | None],
+    probes: Sequence[int],
+    shape: tuple[int, int],
+) -> dict[int, LayerState]:
+    """One state per layer that is edited, biased or probed.
+
+    Args:
+        edits, biases: stream by stream.
+        probes: layers.
+        shape: layers and heads there are.
+    """
+    layers, heads = shape
+    states = {layer: LayerState(probe=True) for layer in probes}
+    for stream, (stream_edits, bias) in enumerate(zip(edits, biases, strict=True)):
+        for edit in stream_edits:
+            _check_heads(edit, layers, heads)
             state = states.setdefault(edit.layer, LayerState())
-            _mark(state, edit, stream, (len(streams), adapter.heads))
+            if getattr(state, edit.mode) is None:
+                setattr(state, edit.mode, torch.zeros(len(edits), heads, dtype=torch.bool))
+            getattr(state, edit.mode)[stream, list(edit.heads)] = True
+        for layer in bias.layers if bias else ():
+            state = states.setdefault(layer, LayerState())
+            state.bias, state.biased = bias.act if bias else None, (*state.biased, stream)
     return states
 
 
-def _mark(state: LayerState, edit: HeadEdit, stream: int, shape: tuple[int, int]) -> None:
-    if getattr(state, edit.mode) is None:
-        setattr(state, edit.mode, torch.zeros(shape, dtype=torch.bool))
-    getattr(state, edit.mode)[stream, list(edit.heads)] = True
+def _check_heads(edit: HeadEdit, layers: int, heads: int) -> None:
+    outside = [head for head in edit.heads if not 0 <= head < heads]
+    if not 0 <= edit.layer < layers or outside:
+        raise UnsupportedMode(
+            f"There is no head {outside or list(edit.heads)} in layer {edit.layer}: this model has {layers} layers of "
+            f"{heads} heads.",
+            "Use a head list that was made for this model (sightline calibrate).",
+        )
 
 
 def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from transformers import LogitsProcessorList, PreTrainedModel
 from ..models.auto import adapter_for
 from ..models.errors import SightlineError, UnsupportedMode
 from .attachment import Attachment
+from .branching import Branching
 from .registry import build
 from .strategy import Request, Strategy
 
@@ -24,7 +25,12 @@ UNSUPPORTED = (
 
 
 def attach(
-    model: PreTrainedModel, decoder: Strategy | str, inputs: Mapping[str, Any], *, processor: Any = None
+    model: PreTrainedModel,
+    decoder: Strategy | str,
+    inputs: Mapping[str, Any],
+    *,
+    processor: Any = None,
+    branching: Branching = "auto",
 ) -> Attachment:
     """Attach a decoder to a model for one `generate()`.
 
@@ -38,6 +44,7 @@ def attach(
         decoder: a strategy, or its key for the defaults.
         inputs: what `generate()` gets: `input_ids` `[batch, length]`, padded on the left, `pixel_values`, ...
         processor: the model's own; strategies with text of their own need it.
+        branching: `rows` (branches in the base's forward), `sequential` (one forward each; the same tokens), or `auto`.
 
     Raises:
         SightlineError: whatever the strategy lacks, before the first forward, with advice (see `models.errors`).
@@ -49,7 +56,7 @@ def attach(
             "Give a strategy such as sightline.VCD(), or a key such as 'vcd'.",
         )
     adapter = adapter_for(model)
-    return Attachment(adapter, strategy, Request(dict(inputs), adapter, processor))
+    return Attachment(adapter, strategy, Request(dict(inputs), adapter, processor), branching)
 
 
 @torch.no_grad()
@@ -60,12 +67,13 @@ def generate(
     *,
     processor: Any = None,
     logits_processor: Any = None,
+    branching: Branching = "auto",
     **kwargs: Any,
 ) -> Any:
     """`model.generate()` under a decoder, in one line.
 
     Args:
-        model, decoder, inputs, processor: as for `attach`.
+        model, decoder, inputs, processor, branching: as for `attach`.
         logits_processor: the caller's own processors; they see contrasted scores.
         kwargs: everything else that `model.generate()` takes. The controls `greedy` and `sample` set `do_sample`.
 
@@ -75,7 +83,7 @@ def generate(
     Raises:
         UnsupportedMode: a mode of `generate()` that cannot be contrasted, before the first forward.
     """
-    with attach(model, decoder, inputs, processor=processor) as attachment:
+    with attach(model, decoder, inputs, processor=processor, branching=branching) as attachment:
         asked = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
         if asked and not attachment.plan.is_neutral:
             raise UnsupportedMode(

@@ -1,72 +1,124 @@
-"""Branches as rows of one forward: pure functions that join a branch's inputs to the base's and take results apart.
+"""Columns and rows: pure functions that build a stream's inputs, join streams to one batch, and take results apart.
 
-Rows are ordered stream by stream: base rows first, branch k at k * n. Everything of the decoder's keyword arguments
-that has a batch goes along.
+A *stream* is the base or one branch. Rows are ordered stream by stream: base rows first, branch k at k * n. Beam and
+return-sequence expansion repeats each row of a stream in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-PER_ROW = ("input_ids", "attention_mask", "visual_pos_masks")
+PER_ROW = ("input_ids", "inputs_embeds", "attention_mask", "visual_pos_masks")
+PER_IMAGE_TOKEN = ("visual_pos_masks", "deepstack_visual_embeds")
 
 
 def repeat(value: Any, streams: int) -> Any:
-    """`value` once per stream along its batch dimension: tensors, dicts of tensors; None stays None."""
+    """`value` once per stream along its batch dimension: tensors, dicts of tensors; anything else stays."""
     if isinstance(value, Mapping):
         return {key: repeat(item, streams) for key, item in value.items()}
     return torch.cat([value] * streams) if isinstance(value, Tensor) else value
 
 
-def repeat_positions(positions: Tensor | None, streams: int) -> Tensor | None:
-    """Position ids of all streams: batch is dimension 0, or 1 for M-RoPE `[3 or 4, batch, length]`; 1 row is shared."""
-    if positions is None:
-        return None
-    batch = 1 if positions.dim() == 3 else 0
-    return positions if positions.shape[batch] == 1 else torch.cat([positions] * streams, dim=batch)
+def repeat_call(kwargs: Mapping[str, Any], streams: int) -> dict[str, Any]:
+    """The decoder's keyword arguments with every row once per stream, all streams seeing the same."""
+    joined = {name: repeat(value, streams) if name in PER_ROW else value for name, value in kwargs.items()}
+    positions = kwargs.get("position_ids")
+    if positions is not None:  # batch is dimension 0, or 1 under M-RoPE; a batch of one serves all rows
+        batch = 1 if positions.dim() == 3 else 0
+        if positions.shape[batch] > 1 or rows_of(kwargs) == 1:
+            joined["position_ids"] = torch.cat([positions] * streams, dim=batch)
+    return joined
 
 
-def join(kwargs: dict[str, Any], branches: Sequence[Tensor | None], past: int) -> dict[str, Any]:
-    """The decoder's keyword arguments with every branch beside the base.
+def rows_of(kwargs: Mapping[str, Any]) -> int:
+    """Number of rows of a decoder call."""
+    return columns_of(kwargs).shape[0]
+
+
+def columns_of(kwargs: Mapping[str, Any]) -> Tensor:
+    """The embeddings or ids of a decoder call, `[rows, columns, ...]`."""
+    embeds = kwargs.get("inputs_embeds")
+    return kwargs["input_ids"] if embeds is None else embeds
+
+
+def overlay(base: Tensor, prompt: Tensor, past: int) -> Tensor:
+    """Columns past .. past + q of a stream whose prompt is as long as the base's: its prompt, then the base's columns.
 
     Args:
-        kwargs: of the base call; `inputs_embeds` or `input_ids` is `[rows, q, ...]`.
-        branches: prompt embeddings of each branch, `[batch, prompt, hidden]`, or None where the branch sees the base's
-            own inputs (edits only). Beam and return-sequence expansion repeats each row in place.
-        past: number of columns that are in the cache already; 0 also when there is no cache.
-
-    Returns:
-        New keyword arguments for `(1 + branches) * rows` rows. Prompt columns come from the branch, all later ones from
-        the base, so chunked prefill and decoding without a cache need nothing special.
+        base: embeddings of the base call, `[rows, q, hidden]`.
+        prompt: of the stream, `[batch, length, hidden]`; rows is a multiple of batch.
+        past: columns that are in the cache already.
     """
-    streams = 1 + len(branches)
-    joined = dict(kwargs)
-    for name in PER_ROW:
-        if name in joined:
-            joined[name] = repeat(joined[name], streams)
-    joined["position_ids"] = repeat_positions(kwargs.get("position_ids"), streams)
-    embeds = kwargs.get("inputs_embeds")
-    if embeds is not None:
-        parts = [
-            embeds,
-            *(embeds if branch is None else _columns(branch, embeds, past) for branch in branches),
-        ]
-        joined["inputs_embeds"] = torch.cat(parts)
-    return {name: value for name, value in joined.items() if name in kwargs}
+    own = prompt[:, past : past + base.shape[1]].to(base.device, base.dtype)
+    if own.shape[1] == 0:
+        return base
+    own = own.repeat_interleave(base.shape[0] // prompt.shape[0], dim=0)
+    return torch.cat([own, base[:, own.shape[1] :]], dim=1)
 
 
-def _columns(branch: Tensor, embeds: Tensor, past: int) -> Tensor:
-    """Columns past .. past + q of the branch: its prompt where the prompt reaches, the base's embeddings after it."""
-    rows, q_len, _ = embeds.shape
-    prompt = branch[:, past : past + q_len].to(embeds.device, embeds.dtype)
-    if prompt.shape[1] == 0:
-        return embeds
-    prompt = prompt.repeat_interleave(rows // branch.shape[0], dim=0)
-    return torch.cat([prompt, embeds[:, prompt.shape[1] :]], dim=1)
+def pad_left(streams: Sequence[Tensor]) -> Tensor:
+    """Streams `[rows, length_k, ...]` of different lengths as one batch, zeros on the left."""
+    width = max(stream.shape[1] for stream in streams)
+
+    def padded(stream: Tensor) -> Tensor:
+        zeros = stream.new_zeros(stream.shape[0], width - stream.shape[1], *stream.shape[2:])
+        return torch.cat([zeros, stream], dim=1)
+
+    return torch.cat([padded(stream) for stream in streams])
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """Position ids `[rows, length]` under a padding mask, as `generate()` makes them."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def split_last(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A prefill call in two: all columns but the last, and the last one alone (which must not be an image token)."""
+    first, last = dict(kwargs), dict(kwargs)
+    width = columns_of(kwargs).shape[1]
+    for name in ("input_ids", "inputs_embeds", "visual_pos_masks"):
+        if isinstance(kwargs.get(name), Tensor):
+            first[name], last[name] = kwargs[name][:, :-1], kwargs[name][:, -1:]
+    if kwargs.get("position_ids") is not None:
+        first["position_ids"], last["position_ids"] = kwargs["position_ids"][..., :-1], kwargs["position_ids"][..., -1:]
+    first["attention_mask"] = _mask_part(kwargs.get("attention_mask"), width, last=False)
+    last["attention_mask"] = _mask_part(kwargs.get("attention_mask"), width, last=True)
+    last.update({name: None for name in PER_IMAGE_TOKEN if name in kwargs})
+    return first, last
+
+
+def _mask_part(mask: Any, width: int, *, last: bool) -> Any:
+    """The mask of the first columns or the last one: 2-D `[rows, keys]`, 4-D `[rows, 1, q, keys]`, dicts of them."""
+    if isinstance(mask, Mapping):
+        return {key: _mask_part(item, width, last=last) for key, item in mask.items()}
+    if not isinstance(mask, Tensor):
+        return mask
+    if mask.dim() == 2:
+        return mask if last else mask[:, :-1]
+    if last:
+        return mask[:, :, -1:]
+    return mask[:, :, :-1, :-1] if mask.shape[-1] == width else mask[:, :, :-1]  # a static buffer keeps its keys
+
+
+def take_streams(kwargs: Mapping[str, Any], wanted: Sequence[int], streams: int) -> dict[str, Any]:
+    """The rows of some streams of a joined call of `streams` streams."""
+    each = rows_of(kwargs) // streams
+    rows = torch.cat([torch.arange(stream * each, (stream + 1) * each) for stream in wanted])
+
+    def pick(value: Any, batch: int = 0) -> Any:
+        if isinstance(value, Mapping):
+            return {key: pick(item) for key, item in value.items()}
+        return value.index_select(batch, rows.to(value.device)) if isinstance(value, Tensor) else value
+
+    taken = {name: pick(value) if name in PER_ROW else value for name, value in kwargs.items()}
+    positions = kwargs.get("position_ids")
+    if positions is not None and positions.shape[(batch := 1 if positions.dim() == 3 else 0)] > 1:
+        taken["position_ids"] = pick(positions, batch)
+    return taken
 
 
 def base_rows(value: Any, rows: int) -> Any:
@@ -78,7 +130,18 @@ def base_rows(value: Any, rows: int) -> Any:
     return value
 
 
-def reordering(reorder: Any, streams: int) -> Any:
+def select_cache_rows(cache: Any, rows: Tensor) -> None:
+    """Keep, repeat or reorder the rows of a cache in place: row i becomes what row `rows[i]` was."""
+    for layer in cache.layers:
+        for name in ("keys", "values"):
+            tensor = getattr(layer, name, None)
+            if isinstance(tensor, Tensor) and tensor.numel():
+                setattr(layer, name, tensor.index_select(0, rows.to(tensor.device)))
+        if hasattr(layer, "max_batch_size"):
+            layer.max_batch_size = len(rows)
+
+
+def reordering(reorder: Callable[..., Any], streams: int) -> Callable[[Tensor], Any]:
     """Beam search's cache reorder for all streams: row i of the base takes branch rows i + k * n along."""
 
     def reorder_all(beam_idx: Tensor) -> Any:

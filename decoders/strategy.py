@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -47,18 +47,43 @@ class HeadEdit:
 
 
 @dataclass(frozen=True, eq=False)
+class KeyBias:
+    """An additive bias on the attention scores of the last query row, in some layers.
+
+    Attributes:
+        layers: 0-based.
+        act: from scaled scores before the mask, `[rows, heads, keys]`, to what is added to them (broadcastable).
+    """
+
+    layers: tuple[int, ...]
+    act: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
 class Branch:
-    """A row of the batch beside every base row, with the same text and altered evidence.
+    """A row of the batch beside every base row, with altered evidence and the base's own new tokens.
 
     Attributes:
         name: how traces and errors call it.
-        inputs: model inputs that replace those attached (for example other `pixel_values`); the rest is shared.
+        inputs: model inputs that replace those attached (other `pixel_values`, or a whole prompt of another length:
+            `input_ids` with its `attention_mask`); the rest is shared.
         edits: attention edits on this branch alone.
+        fork: share the base's prefill and edit from the last prompt token on; else edits act on the prompt too.
+        vision_edits: attention edits in the vision tower while this branch's image is encoded.
+        bias: key bias on this branch alone.
     """
 
     name: str
     inputs: Mapping[str, Any] = field(default_factory=dict)
     edits: tuple[HeadEdit, ...] = ()
+    fork: bool = False
+    vision_edits: tuple[HeadEdit, ...] = ()
+    bias: KeyBias | None = None
+
+    @property
+    def own_prompt(self) -> bool:
+        """True if its embeddings are not the base's."""
+        return bool(self.inputs or self.vision_edits)
 
 
 @dataclass(frozen=True)
@@ -68,6 +93,7 @@ class Plan:
     Attributes:
         branches: in the order in which `combine` gets their logits.
         edits: attention edits on the base rows.
+        bias: key bias on the base rows.
         probes: layers whose last query row is read at each step.
         combines: whether logits are changed at all.
         context: tensors or numbers worked out once, handed to `combine` at each step.
@@ -75,6 +101,7 @@ class Plan:
 
     branches: tuple[Branch, ...] = ()
     edits: tuple[HeadEdit, ...] = ()
+    bias: KeyBias | None = None
     probes: tuple[int, ...] = ()
     combines: bool = False
     context: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -82,12 +109,12 @@ class Plan:
     @property
     def is_neutral(self) -> bool:
         """True if nothing would differ from plain decoding."""
-        return not (self.branches or self.edits or self.probes or self.combines)
+        return not (self.branches or self.edits or self.bias or self.probes or self.combines)
 
     @property
     def needs_attention(self) -> bool:
         """True if our attention function has to run."""
-        return bool(self.edits or self.probes or any(branch.edits for branch in self.branches))
+        return bool(self.edits or self.bias or self.probes or any(b.edits or b.bias for b in self.branches))
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,6 +79,24 @@ class Adapter:
             )
         return [found[layer] for layer in sorted(found)]
 
+    @property
+    def vision_tower(self) -> PreTrainedModel:
+        """The module that encodes images.
+
+        Raises:
+            UnsupportedModel: the model has none.
+        """
+        raise UnsupportedModel(f"{type(self.model).__name__} has no vision tower.", "Use an image-text model.")
+
+    @property
+    def vision_heads(self) -> int:
+        """Number of heads per layer of the vision tower."""
+        return int(self.vision_tower.config.num_attention_heads)
+
+    def vision_attention_modules(self) -> list[nn.Module]:
+        """The attention module of each layer of the vision tower, first layer first."""
+        return [module for module in self.vision_tower.modules() if hasattr(module, "q_proj")]
+
     def image_mask(self, input_ids: Tensor) -> Tensor:
         """Which positions hold image tokens: `[batch, length]` of bool, from the image-token id, row by row."""
         if self.image_token_id is None:

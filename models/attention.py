@@ -24,7 +24,7 @@ from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 from .errors import UnsupportedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 NAME = "sightline"
 EditMode = Literal["uniform", "zero"]
@@ -34,31 +34,60 @@ EditMode = Literal["uniform", "zero"]
 class LayerState:
     """What one attention layer does for the attachment that owns it.
 
+    A *stream* is the base (0) or a branch (1, 2, ...); a call's rows are its streams one after the other, each with
+    the same number of rows.
+
     Attributes:
-        uniform: query heads that attend uniformly, `[streams, heads]` of bool, or None. Stream 0 is the base.
+        uniform: query heads that attend uniformly, `[streams, heads]` of bool, or None.
         zero: query heads whose output is silenced, `[streams, heads]` of bool, or None.
+        bias: from the last query row's scores `[rows, heads, keys]` (before the mask; scaled) to what is added to
+            them, broadcastable to the same shape; or None. Other query rows are left alone.
+        biased: streams that `bias` acts on.
         probe: whether to keep the last query row's attention.
+        present: streams in the call that runs, in row order; all of them when empty.
+        spared: for each stream the number of leading query columns of the call that `uniform` and `zero` leave alone.
         reading: the latest probe, `[rows, heads, keys]`, at least float32, softmaxed; None before the first call.
         calls: how often the layer ran under this state.
     """
 
     uniform: Tensor | None = None
     zero: Tensor | None = None
+    bias: Callable[[Tensor], Tensor] | None = None
+    biased: tuple[int, ...] = ()
     probe: bool = False
+    present: tuple[int, ...] = ()
+    spared: tuple[int, ...] = ()
     reading: Tensor | None = None
     calls: int = 0
-    _keep: dict[tuple[str, int, torch.dtype, torch.device], Tensor] = field(default_factory=dict)
+    _keep: dict[tuple, Tensor] = field(default_factory=dict)
 
-    def keep(self, which: Literal["uniform", "zero"], rows: int, like: Tensor) -> Tensor | None:
-        """Factor `[rows, heads, 1, 1]` that is 0 for edited heads and 1 elsewhere; made once per row count."""
+    def keep(self, which: Literal["uniform", "zero"], rows: int, columns: int, like: Tensor) -> Tensor | None:
+        """Factor that is 0 for edited heads and 1 elsewhere, or None where nothing is edited.
+
+        `[rows, heads, 1, 1]`, made once per row count; `[rows, heads, columns, 1]` where columns are spared.
+        """
         mask = self.uniform if which == "uniform" else self.zero
         if mask is None:
             return None
-        key = (which, rows, like.dtype, like.device)
+        streams = self.present or tuple(range(mask.shape[0]))
+        key = (which, rows, streams, self.spared and (columns, self.spared), like.dtype, like.device)
         if key not in self._keep:
-            per_row = mask.repeat_interleave(rows // mask.shape[0], dim=0)
-            self._keep[key] = (~per_row)[:, :, None, None].to(like.device, like.dtype)
+            edited = mask[list(streams)][:, :, None, None]
+            if any(self.spared):
+                starts = torch.tensor([self.spared[stream] for stream in streams])
+                edited = edited & (torch.arange(columns) >= starts[:, None])[:, None, :, None]
+            per_row = (~edited).repeat_interleave(rows // len(streams), dim=0)
+            self._keep[key] = per_row.to(like.device, like.dtype)
         return self._keep[key]
+
+    def biased_rows(self, rows: int) -> Tensor | None:
+        """Row numbers that `bias` acts on in this call, or None."""
+        streams = self.present or tuple(range(1 + max(self.biased, default=-1)))
+        each = rows // max(len(streams), 1)
+        hit = [place for place, stream in enumerate(streams) if stream in self.biased]
+        if self.bias is None or not hit:
+            return None
+        return torch.cat([torch.arange(place * each, (place + 1) * each) for place in hit])
 
 
 _STATES: WeakKeyDictionary[nn.Module, LayerState] = WeakKeyDictionary()
@@ -82,17 +111,47 @@ def attention(
     if state is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     state.calls += 1
-    uniform = state.keep("uniform", query.shape[0], query)
+    rows, _, columns, _ = query.shape
+    uniform = state.keep("uniform", rows, columns, query)
     if uniform is not None:
         query = query * uniform
     if state.probe:
         state.reading = last_row(query, key, attention_mask, scaling)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    zero = state.keep("zero", output.shape[0], output)
+    touched = state.biased_rows(rows)
+    if touched is not None and state.bias is not None:
+        output = _with_bias(output, touched, (query, key, value, attention_mask, scaling), state)
+    zero = state.keep("zero", rows, columns, output)
     return (output if zero is None else output * zero.transpose(1, 2)), None
 
 
-def last_row(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None = None) -> Tensor:
+def _with_bias(
+    output: Tensor, touched: Tensor, call: tuple[Tensor, Tensor, Tensor, Tensor | None, float | None], state: LayerState
+) -> Tensor:
+    """`output` with the last query row of the touched rows computed again under the key bias. O(keys) a row."""
+    query, key, value, mask, scaling = call
+    touched = touched.to(query.device)
+    query, key, value = query[touched], key[touched], value[touched]
+    if mask is not None and mask.shape[0] > 1:
+        mask = mask[touched]
+    weights = last_row(query, key, mask, scaling, state.bias)
+    if state.probe and state.reading is not None:
+        state.reading[touched] = weights
+    heads, groups = query.shape[1], value.shape[1]
+    grouped = weights.view(len(weights), groups, heads // groups, -1).to(value.dtype)
+    last = torch.einsum("rghk,rgkd->rghd", grouped, value[:, :, : weights.shape[-1]])
+    output = output.clone()
+    output[touched, -1] = last.reshape(len(weights), heads, -1)
+    return output
+
+
+def last_row(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    bias: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Attention of the last query position over all keys.
 
     Args:
@@ -101,6 +160,7 @@ def last_row(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | N
         mask: boolean (true = visible) or additive, `[rows or 1, heads or 1, q, keys]`, or None for causal attention
             over the first q keys or, at q = 1, over all of them.
         scaling: factor on the scores; 1/sqrt(d) when None.
+        bias: from the scaled scores `[rows, heads, keys]` to what is added to them before the mask.
 
     Returns:
         `[rows, heads, keys]`, at least float32, rows sum to 1 (a row that sees no key is all zero).
@@ -113,6 +173,8 @@ def last_row(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | N
     grouped = query[:, :, -1].to(wide).view(rows, kv_heads, heads // kv_heads, dim)
     scores = torch.einsum("rghd,rgkd->rghk", grouped, key.to(wide)).reshape(rows, heads, keys)
     scores = scores * (dim**-0.5 if scaling is None else scaling)
+    if bias is not None:
+        scores = scores + bias(scores)
     if mask is not None:
         row = mask[:, :, -1, :keys]
         scores = scores.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else scores + row.to(wide)

@@ -5,7 +5,9 @@ The owner is the model itself and the decoder its `language_model`; image positi
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from transformers import PreTrainedModel
 
 from .adapter import Adapter
 
@@ -15,3 +17,9 @@ class LlavaAdapter(Adapter):
 
     family: ClassVar[str] = "llava"
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+
+    @property
+    def vision_tower(self) -> PreTrainedModel:
+        """The CLIP (or SigLIP) tower."""
+        tower: Any = self.model.model
+        return tower.vision_tower

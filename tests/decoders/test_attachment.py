@@ -184,9 +184,9 @@ def test_counts_two_rows_and_one_forward_per_token(llava, inputs):
     _, processor = attached(llava, VCD, batch, eos_token_id=-1)
     stats = processor.stats
     width = batch["input_ids"].shape[1]
-    assert (stats.forwards, stats.rows, stats.tokens) == (STEPS, STEPS * 4, STEPS * 2)
+    assert (stats.forwards, stats.passes, stats.rows, stats.tokens) == (STEPS, STEPS, STEPS * 4, STEPS * 2)
     assert stats.encodes == 1
-    assert stats.prompt_columns == 4 * width
+    assert stats.columns == 4 * (width + STEPS - 1)
 
 
 class Collect(BaseStreamer):

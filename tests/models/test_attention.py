@@ -137,7 +137,9 @@ def test_self_check_passes_and_finds_a_dropped_mask(llama, llava, monkeypatch):
     for model in (llama, llava):
         adapter_for(model).self_check()
     monkeypatch.setattr(module, "_CHECKED", {})
-    monkeypatch.setattr(attention, "last_row", lambda q, k, mask, scaling=None: last_row(q, k, None, scaling))
+    monkeypatch.setattr(
+        attention, "last_row", lambda q, k, mask, scaling=None, bias=None: last_row(q, k, None, scaling, bias)
+    )
     with pytest.raises(errors.SelfCheckFailed, match="padded key"):
         adapter_for(llama).self_check()
 
