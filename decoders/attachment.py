@@ -173,7 +173,7 @@ class Attachment(LogitsProcessor):
                 states = _layer_states([branch.vision_edits], [None], (), shape)
                 held = {modules[layer]: state for layer, state in states.items()}
                 stack.enter_context(installed(self._adapter.vision_tower, held))
-            prompt = self._adapter.decoder_inputs(inputs)["inputs_embeds"]
+            prompt = self._adapter.prompt_embeddings(inputs)
         aside = prompt.shape[1] != request.inputs["input_ids"].shape[1]
         return Stream(prompt, _mask(inputs), fork=branch.fork, aside=aside)
 
@@ -227,6 +227,11 @@ class Attachment(LogitsProcessor):
 
     def _check_step(self, cache: Cache | None, columns: int) -> None:
         """Refuse what would be silently wrong: a second prefill, several new tokens at once."""
+        if cache is None and any(state.biased for state in self._states.values()):
+            raise UnsupportedMode(
+                f"{self.strategy.key} biases the newest query row, and without a cache earlier rows are computed anew.",
+                "Generate with use_cache=True.",
+            )
         if not self.stats.forwards:
             return
         if cache is not self._cache or (cache is None and columns != self._last_columns + 1):

@@ -152,6 +152,15 @@ class Adapter:
             "Report this model family to us.",
         )
 
+    def prompt_embeddings(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Embeddings `[batch, length, hidden]` that enter the decoder for `inputs`, images in place."""
+        kwargs = self.decoder_inputs(inputs)
+        embeds = kwargs.get("inputs_embeds")
+        if embeds is None:
+            with torch.no_grad():
+                embeds = self.decoder.get_input_embeddings()(kwargs["input_ids"])
+        return embeds
+
     def token_ids(self, words: Sequence[str], processor: Any) -> list[int]:
         """Ids of those `words` that the tokenizer holds as one token, sorted, without repeats."""
         tokenizer = getattr(processor, "tokenizer", processor)

@@ -1,0 +1,306 @@
+"""Every kind of branch against a naive decoder: eager or written-out attention, full maps, one row at a time."""
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+import sightline
+import torch
+from sightline.decoders import Branch, HeadEdit, Plan, Strategy
+from sightline.decoders.contrast import extrapolate
+from sightline.decoders.strategy import KeyBias
+from sightline.models import errors
+from transformers.modeling_utils import AttentionInterface
+
+STEPS = 5
+PROMPT_COLUMNS = slice(2, 6)
+
+
+@dataclass(frozen=True)
+class Anything(Strategy):
+    """A contrast with whatever branches it is given."""
+
+    key: ClassVar[str] = "anything"
+    title: ClassVar[str] = "Anything"
+
+    branches: Any = field(default=())
+    base_bias: Any = None
+    alpha: float = 0.8
+
+    def plan(self, request):
+        return Plan(branches=tuple(self.branches), bias=self.base_bias, combines=True)
+
+    def combine(self, base, branches, step):
+        for branch in branches:
+            base = extrapolate(base, branch, self.alpha)
+        return base
+
+
+def push_image(scores):
+    """Half the mean size of the scores on four key columns, as CG-VLM's actuator does."""
+    bias = torch.zeros_like(scores[:, :1])
+    bias[:, 0, PROMPT_COLUMNS] = 0.5 * scores.abs().mean(dim=1)[:, PROMPT_COLUMNS]
+    return bias
+
+
+BIAS = KeyBias(layers=(1,), act=push_image)
+UNIFORM = (HeadEdit(1, (0, 3)), HeadEdit(2, (1,)))
+ZERO = (HeadEdit(0, (2,), "zero"), HeadEdit(2, (0, 1), "zero"))
+
+
+@contextlib.contextmanager
+def weights_of(model, edits, vision=False):
+    """The heads edited by changing weights: zero queries attend uniformly, zero output columns lose the head."""
+    kept = []
+    layers = model.model.vision_tower.encoder.layers if vision else model.model.language_model.layers
+    for edit in edits:
+        attention = layers[edit.layer].self_attn
+        weight = (
+            attention.q_proj if edit.mode == "uniform" else attention.out_proj if vision else attention.o_proj
+        ).weight
+        kept.append((weight, weight.detach().clone()))
+        for head in edit.heads:
+            if edit.mode == "uniform":
+                weight.data[head * 8 : head * 8 + 8] = 0
+                if getattr(attention.q_proj, "bias", None) is not None:
+                    kept.append((attention.q_proj.bias, attention.q_proj.bias.detach().clone()))
+                    attention.q_proj.bias.data[head * 8 : head * 8 + 8] = 0
+            else:
+                weight.data[:, head * 8 : head * 8 + 8] = 0
+    try:
+        yield
+    finally:
+        for weight, before in reversed(kept):
+            weight.data.copy_(before)
+
+
+@contextlib.contextmanager
+def full_map_bias(model, first):
+    """Attention written out with full maps, `push_image` added to every query row from `first` on in layer 1."""
+
+    def forward(module, query, key, value, attention_mask, scaling=None, **kwargs):
+        repeats = query.shape[1] // key.shape[1]
+        key, value = (each.repeat_interleave(repeats, dim=1) for each in (key, value))
+        scores = query @ key.mT * scaling
+        if module.layer_idx == 1:
+            extra = 0.5 * scores[:, :, first:, PROMPT_COLUMNS].abs().mean(dim=1, keepdim=True)
+            scores[:, :, first:, PROMPT_COLUMNS] = scores[:, :, first:, PROMPT_COLUMNS] + extra
+        length = scores.shape[-1]
+        scores = scores.masked_fill(~torch.ones(length, length, dtype=torch.bool).tril(), -torch.inf)
+        return (scores.softmax(-1) @ value).transpose(1, 2), None
+
+    AttentionInterface.register("written_out", forward)
+    model.model.language_model.set_attn_implementation("written_out")
+    try:
+        yield
+    finally:
+        model.model.language_model.set_attn_implementation("sdpa")
+        AttentionInterface._global_mapping.pop("written_out")
+
+
+def whole(model, row, new, context=contextlib.nullcontext):
+    """Logits after the prompt `row` and the tokens `new`, by one forward over everything."""
+    ids = torch.cat([row["input_ids"], torch.tensor([new], dtype=torch.long)], dim=1)
+    with context():
+        return model(input_ids=ids, pixel_values=row["pixel_values"], use_cache=False).logits[0, -1]
+
+
+def forked(model, row, new, edits):
+    """The same, edits from the last prompt token on: an unedited cache, then one token at a time under the edits."""
+    head = {"input_ids": row["input_ids"][:, :-1], "pixel_values": row["pixel_values"]}
+    cache = model(**head, use_cache=True).past_key_values
+    with weights_of(model, edits):
+        for token in [int(row["input_ids"][0, -1]), *new]:
+            logits = model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1]
+    return logits
+
+
+def single(batch, row):
+    length = int(batch["attention_mask"][row].sum())
+    return {"input_ids": batch["input_ids"][row : row + 1, -length:], "pixel_values": batch["pixel_values"][[row]]}
+
+
+def other_prompt(batch, lengths):
+    """Prompts without an image, of other lengths, left-padded; they end in the base's last two tokens."""
+    generator = torch.Generator().manual_seed(9)
+    width = max(lengths)
+    ids = torch.randint(6, 90, (len(lengths), width), generator=generator)
+    ids[:, -2:] = batch["input_ids"][:, -2:]
+    mask = (torch.arange(width) >= width - torch.tensor(lengths)[:, None]).long()
+    return {"input_ids": ids * mask, "attention_mask": mask, "pixel_values": None}
+
+
+def cases(model, batch, kind):
+    """A branch of each kind, and its naive logits as a function of row and new tokens."""
+    noised = torch.randn(batch["pixel_values"].shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    count = len(batch["input_ids"])
+    if kind == "image":
+        branch = Branch("image", {"pixel_values": noised})
+        return branch, lambda row, new: whole(model, single(batch | {"pixel_values": noised}, row), new)
+    if kind in ("uniform", "zero"):
+        edits = UNIFORM if kind == "uniform" else ZERO
+        return Branch(kind, edits=edits), lambda row, new: whole(
+            model, single(batch, row), new, lambda: weights_of(model, edits)
+        )
+    if kind in ("fork uniform", "fork zero"):
+        edits = UNIFORM if kind == "fork uniform" else ZERO
+        return Branch(kind, edits=edits, fork=True), lambda row, new: forked(model, single(batch, row), new, edits)
+    if kind in ("longer", "shorter"):
+        lengths = (
+            [len(batch["input_ids"][0]) + 4 - 2 * i for i in range(count)] if kind == "longer" else [4, 3, 5][:count]
+        )
+        prompt = other_prompt(batch, lengths)
+        return Branch(kind, prompt), lambda row, new: whole(
+            model,
+            {"input_ids": prompt["input_ids"][row : row + 1, -lengths[row] :], "pixel_values": None},
+            new,
+        )
+    if kind == "vision":
+        edits = (HeadEdit(0, (1,)), HeadEdit(1, (2,), "zero"))
+        return Branch(kind, vision_edits=edits), lambda row, new: whole(
+            model, single(batch, row), new, lambda: weights_of(model, edits, vision=True)
+        )
+    row_first = [int(batch["attention_mask"][row].sum()) - 1 for row in range(count)]
+    return Branch("bias", bias=BIAS), lambda row, new: whole(
+        model, single(batch, row), new, lambda: full_map_bias(model, row_first[row])
+    )
+
+
+@torch.no_grad()
+def naive_tokens(model, batch, branches, alpha=0.8, steps=STEPS):
+    rows, trails = [], []
+    for row in range(len(batch["input_ids"])):
+        new, trail = [], []
+        while len(new) < steps and 2 not in new:
+            scores = whole(model, single(batch, row), new)
+            for logits in branches:
+                scores = (1 + alpha) * scores - alpha * logits(row, new)
+            trail.append(scores)
+            new.append(int(scores.argmax()))
+        rows.append(new)
+        trails.append(trail)
+    return rows, trails
+
+
+def run(model, batch, branches, branching, **kwargs):
+    settings = {"max_new_tokens": STEPS, "do_sample": False, "return_dict_in_generate": True, "output_scores": True}
+    with sightline.attach(model, Anything(branches), batch, branching=branching) as processor:
+        output = model.generate(**batch, logits_processor=[processor], **(settings | kwargs))
+    return output, processor.stats
+
+
+def assert_same(output, batch, rows, trails):
+    for row, (tokens, trail) in enumerate(zip(rows, trails, strict=True)):
+        got = output.sequences[row, batch["input_ids"].shape[1] :].tolist()
+        assert got[: len(tokens)] == tokens
+        for step, expected in enumerate(trail):
+            torch.testing.assert_close(output.scores[step][row].double(), expected, atol=1e-4, rtol=1e-4)
+
+
+KINDS = ["image", "uniform", "zero", "fork uniform", "fork zero", "longer", "shorter", "vision", "bias"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("branching", ["rows", "sequential"])
+@pytest.mark.parametrize("cache", ["dynamic", "static", "none"])
+def test_branch_equals_naive(llava, inputs, kind, branching, cache):
+    lengths = (7,) if kind == "bias" else (5, 8)  # the written-out bias counts columns, so it wants no padding
+    batch = inputs(lengths)
+    branch, naive = cases(llava, batch, kind)
+    settings = {"dynamic": {}, "static": {"cache_implementation": "static"}, "none": {"use_cache": False}}[cache]
+    refused = {("bias", "none"): "use_cache", ("longer", "static"): "static"}.get((kind, cache))
+    if refused:
+        with pytest.raises(errors.UnsupportedMode, match=refused):
+            run(llava, batch, (branch,), branching, **settings)
+        return
+    output, _ = run(llava, batch, (branch,), branching, **settings)
+    assert_same(output, batch, *naive_tokens(llava, batch, [naive]))
+
+
+@pytest.mark.parametrize("branching", ["rows", "sequential"])
+def test_several_kinds_at_once(llava, inputs, branching):
+    batch = inputs((5, 8))
+    made = [cases(llava, batch, kind) for kind in ("fork zero", "image", "shorter", "uniform", "fork uniform")]
+    output, _ = run(llava, batch, tuple(branch for branch, _ in made), branching)
+    assert_same(output, batch, *naive_tokens(llava, batch, [naive for _, naive in made]))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bias"])
+@pytest.mark.parametrize("mode", [{"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}])
+def test_beams_are_the_same_in_rows_and_in_sequence(llava, inputs, kind, mode):
+    batch = inputs((5, 8))
+    branch, _ = cases(llava, batch, kind)
+    rows, _ = run(llava, batch, (branch,), "rows", **mode)
+    sequential, _ = run(llava, batch, (branch,), "sequential", **mode)
+    assert rows.sequences.equal(sequential.sequences)
+    torch.testing.assert_close(rows.sequences_scores, sequential.sequences_scores)
+    plain = llava.generate(**batch, max_new_tokens=STEPS, do_sample=False, **mode)
+    assert not plain.equal(rows.sequences)
+
+
+def test_beams_equal_naive_for_a_fork_and_another_length(llava, inputs):
+    """The score of the best beam is the sum of the naive contrasted log-probabilities of its tokens."""
+    batch = inputs((7,))
+    for kind in ("fork uniform", "shorter"):
+        branch, naive = cases(llava, batch, kind)
+        for branching in ("rows", "sequential"):
+            output, _ = run(llava, batch, (branch,), branching, num_beams=3, length_penalty=0.0)
+            new, total = [], 0.0
+            tokens = output.sequences[0, batch["input_ids"].shape[1] :].tolist()
+            for token in tokens[: tokens.index(2) + 1] if 2 in tokens else tokens:
+                with torch.no_grad():
+                    scores = 1.8 * whole(llava, single(batch, 0), new) - 0.8 * naive(0, new)
+                total += float(scores.log_softmax(-1)[token])
+                new.append(token)
+            assert output.sequences_scores.item() == pytest.approx(total, abs=1e-3)
+
+
+def test_base_rows_can_be_biased_without_any_branch(llava, inputs):
+    batch = inputs((7,))
+    with sightline.attach(llava, Anything((), BIAS), batch) as processor:
+        got = llava.generate(**batch, logits_processor=[processor], max_new_tokens=STEPS, do_sample=False)
+    first = batch["input_ids"].shape[1] - 1
+    new = []
+    with torch.no_grad():
+        while len(new) < STEPS and 2 not in new:
+            new.append(int(whole(llava, single(batch, 0), new, lambda: full_map_bias(llava, first)).argmax()))
+    assert got[0, first + 1 :].tolist()[: len(new)] == new
+
+
+@pytest.mark.parametrize("branching", ["rows", "sequential"])
+def test_a_fork_runs_the_prompt_once(llava, inputs, branching):
+    batch = inputs((7,))
+    width = batch["input_ids"].shape[1]
+    branch, _ = cases(llava, batch, "fork uniform")
+    _, stats = run(llava, batch, (branch,), branching, eos_token_id=-1)
+    assert stats.columns == (width - 1) + 2 * STEPS
+    assert stats.passes == 1 + STEPS * (1 if branching == "rows" else 2)
+
+
+def test_heads_that_do_not_exist_are_refused(llava, inputs):
+    before = llava.config.text_config._attn_implementation
+    for edit in (HeadEdit(3, (0,)), HeadEdit(0, (4,))):
+        with pytest.raises(errors.UnsupportedMode, match="3 layers of 4 heads"):
+            sightline.attach(llava, Anything((Branch("x", edits=(edit,)),)), inputs())
+    assert llava.config.text_config._attn_implementation == before
+    with pytest.raises(errors.UnsupportedMode, match="rows, sequential or auto"):
+        sightline.attach(llava, "vcd", inputs(), branching="parallel")
+
+
+def test_text_models_take_branches_of_another_length(llama, inputs):
+    batch = {name: inputs((5, 8))[name] for name in ("input_ids", "attention_mask")}
+    prompt = {name: value for name, value in other_prompt(batch, [4, 3]).items() if value is not None}
+    for branching in ("rows", "sequential"):
+        output, _ = run(llama, batch, (Branch("short", prompt),), branching)
+        new = []
+        with torch.no_grad():
+            for _ in range(STEPS):
+                pair = [
+                    llama(torch.cat([ids, torch.tensor([new], dtype=torch.long)], 1)).logits[0, -1]
+                    for ids in (batch["input_ids"][1:], prompt["input_ids"][1:, -3:])
+                ]
+                new.append(int((1.8 * pair[0] - 0.8 * pair[1]).argmax()))
+                if new[-1] == 2:
+                    break
+        assert output.sequences[1, batch["input_ids"].shape[1] :].tolist()[: len(new)] == new
