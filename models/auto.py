@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .adapter import Adapter
 
-FAMILIES: dict[str, type[Adapter]] = {"llava": LlavaAdapter}
+FAMILIES: dict[str, type[Adapter]] = dict.fromkeys(("llava", "llava_next", "llava_onevision"), LlavaAdapter)
 """`config.model_type` -> adapter of image-text models; every other decoder-only model is served as text."""
 
 SHIPPED = Path(__file__).parent / "tiny"

@@ -1,9 +1,8 @@
 """The engine against the naive decoder, and its promises: neutral is plain, nothing stays behind, misuse is refused."""
 
 import gc
-import importlib.util
-from pathlib import Path
 
+import naive
 import pytest
 import sightline
 import torch
@@ -18,10 +17,6 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
-
-spec = importlib.util.spec_from_file_location("naive", Path(__file__).with_name("naive.py"))
-naive = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(naive)
 
 VCD = sightline.VCD(alpha=1.0, beta=0.1, noise_step=700)
 STEPS = 6

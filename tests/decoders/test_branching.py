@@ -1,40 +1,18 @@
 """Every kind of branch against a naive decoder: eager or written-out attention, full maps, one row at a time."""
 
 import contextlib
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
 
 import pytest
 import sightline
 import torch
-from sightline.decoders import Branch, HeadEdit, Plan, Strategy
-from sightline.decoders.contrast import extrapolate
+from anything import STEPS, Anything, assert_same, naive_tokens, run
+from naive import forked, single, weights_of, whole
+from sightline.decoders import Branch, HeadEdit
 from sightline.decoders.strategy import KeyBias
 from sightline.models import errors
 from transformers.modeling_utils import AttentionInterface
 
-STEPS = 5
 PROMPT_COLUMNS = slice(2, 6)
-
-
-@dataclass(frozen=True)
-class Anything(Strategy):
-    """A contrast with whatever branches it is given."""
-
-    key: ClassVar[str] = "anything"
-    title: ClassVar[str] = "Anything"
-
-    branches: Any = field(default=())
-    base_bias: Any = None
-    alpha: float = 0.8
-
-    def plan(self, request):
-        return Plan(branches=tuple(self.branches), bias=self.base_bias, combines=True)
-
-    def combine(self, base, branches, step):
-        for branch in branches:
-            base = extrapolate(base, branch, self.alpha)
-        return base
 
 
 def push_image(scores):
@@ -47,32 +25,6 @@ def push_image(scores):
 BIAS = KeyBias(layers=(1,), act=push_image)
 UNIFORM = (HeadEdit(1, (0, 3)), HeadEdit(2, (1,)))
 ZERO = (HeadEdit(0, (2,), "zero"), HeadEdit(2, (0, 1), "zero"))
-
-
-@contextlib.contextmanager
-def weights_of(model, edits, vision=False):
-    """The heads edited by changing weights: zero queries attend uniformly, zero output columns lose the head."""
-    kept = []
-    layers = model.model.vision_tower.encoder.layers if vision else model.model.language_model.layers
-    for edit in edits:
-        attention = layers[edit.layer].self_attn
-        weight = (
-            attention.q_proj if edit.mode == "uniform" else attention.out_proj if vision else attention.o_proj
-        ).weight
-        kept.append((weight, weight.detach().clone()))
-        for head in edit.heads:
-            if edit.mode == "uniform":
-                weight.data[head * 8 : head * 8 + 8] = 0
-                if getattr(attention.q_proj, "bias", None) is not None:
-                    kept.append((attention.q_proj.bias, attention.q_proj.bias.detach().clone()))
-                    attention.q_proj.bias.data[head * 8 : head * 8 + 8] = 0
-            else:
-                weight.data[:, head * 8 : head * 8 + 8] = 0
-    try:
-        yield
-    finally:
-        for weight, before in reversed(kept):
-            weight.data.copy_(before)
 
 
 @contextlib.contextmanager
@@ -97,28 +49,6 @@ def full_map_bias(model, first):
     finally:
         model.model.language_model.set_attn_implementation("sdpa")
         AttentionInterface._global_mapping.pop("written_out")
-
-
-def whole(model, row, new, context=contextlib.nullcontext):
-    """Logits after the prompt `row` and the tokens `new`, by one forward over everything."""
-    ids = torch.cat([row["input_ids"], torch.tensor([new], dtype=torch.long)], dim=1)
-    with context():
-        return model(input_ids=ids, pixel_values=row["pixel_values"], use_cache=False).logits[0, -1]
-
-
-def forked(model, row, new, edits):
-    """The same, edits from the last prompt token on: an unedited cache, then one token at a time under the edits."""
-    head = {"input_ids": row["input_ids"][:, :-1], "pixel_values": row["pixel_values"]}
-    cache = model(**head, use_cache=True).past_key_values
-    with weights_of(model, edits):
-        for token in [int(row["input_ids"][0, -1]), *new]:
-            logits = model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1]
-    return logits
-
-
-def single(batch, row):
-    length = int(batch["attention_mask"][row].sum())
-    return {"input_ids": batch["input_ids"][row : row + 1, -length:], "pixel_values": batch["pixel_values"][[row]]}
 
 
 def other_prompt(batch, lengths):
@@ -165,37 +95,6 @@ def cases(model, batch, kind):
     return Branch("bias", bias=BIAS), lambda row, new: whole(
         model, single(batch, row), new, lambda: full_map_bias(model, row_first[row])
     )
-
-
-@torch.no_grad()
-def naive_tokens(model, batch, branches, alpha=0.8, steps=STEPS):
-    rows, trails = [], []
-    for row in range(len(batch["input_ids"])):
-        new, trail = [], []
-        while len(new) < steps and 2 not in new:
-            scores = whole(model, single(batch, row), new)
-            for logits in branches:
-                scores = (1 + alpha) * scores - alpha * logits(row, new)
-            trail.append(scores)
-            new.append(int(scores.argmax()))
-        rows.append(new)
-        trails.append(trail)
-    return rows, trails
-
-
-def run(model, batch, branches, branching, **kwargs):
-    settings = {"max_new_tokens": STEPS, "do_sample": False, "return_dict_in_generate": True, "output_scores": True}
-    with sightline.attach(model, Anything(branches), batch, branching=branching) as processor:
-        output = model.generate(**batch, logits_processor=[processor], **(settings | kwargs))
-    return output, processor.stats
-
-
-def assert_same(output, batch, rows, trails):
-    for row, (tokens, trail) in enumerate(zip(rows, trails, strict=True)):
-        got = output.sequences[row, batch["input_ids"].shape[1] :].tolist()
-        assert got[: len(tokens)] == tokens
-        for step, expected in enumerate(trail):
-            torch.testing.assert_close(output.scores[step][row].double(), expected, atol=1e-4, rtol=1e-4)
 
 
 KINDS = ["image", "uniform", "zero", "fork uniform", "fork zero", "longer", "shorter", "vision", "bias"]
