@@ -30,7 +30,7 @@ from ..models.errors import (
     UnsupportedMode,
 )
 from .branching import Branching, Runner, Stream, choose
-from .contrast import widen
+from .contrast import cut, widen
 from .rows import columns_of
 from .strategy import Branch, HeadEdit, KeyBias, Plan, Request, Step, Strategy
 
@@ -65,12 +65,14 @@ class Attachment(LogitsProcessor):
         strategy: as given.
         plan: what it asked for.
         stats: forwards, rows and tokens so far.
+        uncut: scores of the latest step before the cut, `[batch, vocab]`; None where nothing is contrasted.
     """
 
     def __init__(self, adapter: Adapter, strategy: Strategy, request: Request, branching: Branching = "auto"):
         kind = choose(branching)
         self.strategy = strategy
         self.stats = Stats()
+        self.uncut: Tensor | None = None
         self.plan: Plan = strategy.prepare(request)
         self._adapter = adapter
         self._ids: Tensor | None = request.inputs.get("input_ids")
@@ -103,6 +105,7 @@ class Attachment(LogitsProcessor):
         self._closed = True
         self._stack.close()
         self._states.clear()
+        self.uncut = None
         self._runner = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -258,7 +261,9 @@ class Attachment(LogitsProcessor):
             )
         base, *branches = (widen(logits) for logits in self._running.logits(output, self._rows))
         step = Step(self._vouched, self._probes(), self.plan.context)
-        output["logits"] = self.strategy.combine(base, branches, step)[:, None]
+        self.uncut = self.strategy.combine(base, branches, step)
+        keep = self.strategy.keep(base, branches, step)
+        output["logits"] = (self.uncut if keep is None else cut(self.uncut, keep))[:, None]
         self._contrasted += 1
         return output
 

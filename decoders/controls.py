@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models.errors import InvalidParameter
-from .contrast import cut, plausible
+from .contrast import plausible
 from .registry import register
 from .strategy import Kind, Plan, Request, Step, Strategy
 
@@ -71,9 +71,9 @@ class CutOnly(Strategy):
         """No branch; nothing at beta 0."""
         return Plan(combines=self.beta > 0)
 
-    def combine(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:
-        """The base, with implausible tokens at -inf."""
-        return cut(base, plausible(base, self.beta))
+    def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
+        """Tokens that are plausible."""
+        return plausible(base, self.beta)
 
 
 @register

@@ -188,6 +188,13 @@ class Strategy:
         """
         return base
 
+    def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
+        """Moment 4, the cut: which tokens may be chosen at all, `[batch, vocab]` of bool; None keeps every token.
+
+        Apart from `combine`, so that a margin between two words can be read before the cut, which would tie it.
+        """
+        return None
+
     def prepare(self, request: Request) -> Plan:
         """Check capabilities against the request, then plan.
 

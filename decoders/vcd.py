@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .contrast import cut, extrapolate, plausible
+from .contrast import extrapolate, plausible
 from .registry import register
 from .strategy import Branch, Plan, Request, Step, Strategy
 
@@ -75,16 +75,12 @@ class VCD(Strategy):
         return Plan(branches=(Branch("noised", {name: noised}),), combines=True)
 
     def combine(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:
-        """`contrast`, or the cut alone at alpha 0."""
-        return contrast(base, branches[0] if branches else base, self.alpha, self.beta)
+        """(1 + alpha) * base - alpha * noised; the base as it is at alpha 0."""
+        return extrapolate(base, branches[0], self.alpha) if branches else base
 
-
-def contrast(
-    base: Float[Tensor, "batch vocab"], noised: Float[Tensor, "batch vocab"], alpha: float, beta: float
-) -> Float[Tensor, "batch vocab"]:
-    """VCD's scores: (1 + alpha) * base - alpha * noised on tokens that are plausible in the base, -inf elsewhere."""
-    keep = plausible(base, beta)
-    return cut(base if alpha == 0 else extrapolate(base, noised, alpha), keep)
+    def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
+        """Tokens that the clean branch finds plausible."""
+        return plausible(base, self.beta) if self.beta else None
 
 
 def power_kept(step: int, schedule: str = "sigmoid") -> Float[Tensor, ""]:

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from sightline.decoders.contrast import extrapolate, plausible
-from sightline.decoders.vcd import VCD, add_noise, contrast, noise_images, power_kept
+from sightline.decoders.contrast import cut, extrapolate, plausible
+from sightline.decoders.strategy import Step
+from sightline.decoders.vcd import VCD, add_noise, noise_images, power_kept
 from sightline.models.errors import InvalidParameter
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
@@ -31,6 +32,13 @@ WARPERS = {
     "top_p 0.6": TopPLogitsWarper(0.6),
 }
 """By the golden file's names."""
+
+
+def contrast(base, noised, alpha, beta):
+    """What the engine makes of the strategy's answers."""
+    strategy, step = VCD(alpha=alpha, beta=beta), Step(0)
+    scores, keep = (act(base, [noised], step) for act in (strategy.combine, strategy.keep))
+    return scores if keep is None else cut(scores, keep)
 
 
 def test_contrast_equals_the_reference(golden):
