@@ -1,17 +1,49 @@
 """Sightline: training-free decoding that keeps vision-language and language models truthful to their evidence.
 
-import sightline
-ids = sightline.generate(model, "vcd", inputs, max_new_tokens=64)
+    import sightline
+    ids = sightline.generate(model, "vcd", inputs, max_new_tokens=64)
+
+Names are imported when they are first used: `import sightline` alone loads neither torch nor transformers.
 """
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
-from .decoders import VCD, Attachment, CutOnly, Greedy, Sample, Shift, Strategy, attach, generate
-from .models import load
-from .models.errors import SightlineError
+if TYPE_CHECKING:
+    from . import decoders, eval, models
+    from .decoders import VCD, Attachment, CutOnly, Greedy, Sample, Shift, Strategy, attach, generate
+    from .models import load
+    from .models.errors import SightlineError
 
 __version__ = _version("sightline")
+_HOMES = {"load": "models", "SightlineError": "models.errors"}
 __all__ = [
-    "VCD", "Attachment", "CutOnly", "Greedy", "Sample", "Shift", "SightlineError", "Strategy", "__version__", "attach",
-    "generate", "load",
-]  # fmt: skip
+    "VCD",
+    "Attachment",
+    "CutOnly",
+    "Greedy",
+    "Sample",
+    "Shift",
+    "SightlineError",
+    "Strategy",
+    "__version__",
+    "attach",
+    "decoders",
+    "eval",
+    "generate",
+    "load",
+    "models",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("decoders", "eval", "models"):
+        return _import_module(f".{name}", __name__)
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_import_module(f".{_HOMES.get(name, 'decoders')}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

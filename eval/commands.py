@@ -1,0 +1,203 @@
+"""What each command of the `sightline` program does; `cli` calls these and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from . import config
+from .cli import OK, SAMPLES_FAILED
+from .errors import UsageError
+from .settings import ModelSettings
+
+if TYPE_CHECKING:
+    from ..models import Loaded
+
+_HELD: dict[ModelSettings, Loaded] = {}
+"""The model of the last job of a sweep, for the next one."""
+_COLUMNS = ("accuracy", "f1", "yes_ratio", "auc", "unparsed_rate")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """`sightline run [-m] [--config-dir DIR] [--cfg] OVERRIDE...`"""
+    parser = _parser(
+        "run", "Ask a model a task under a decoder. Settings are given as group=choice or group.field=value."
+    )
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="such as decoder=vcd decoder.alpha=0.5")
+    parser.add_argument("-m", "--multirun", action="store_true", help="one run per combination of a=1,2 b=x,y")
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder with more choices, laid out as conf/")
+    parser.add_argument("--cfg", action="store_true", help="show the resolved settings and stop")
+    parser.epilog = "choices:\n" + "".join(
+        f"  {group:<11} {', '.join(config.choices(group))}\n" for group in config.GROUPS
+    )
+    given = parser.parse_intermixed_args(list(arguments))
+    if given.multirun:
+        return _sweep(given.overrides, given.config_dir)
+    asked, tree = config.compose_settings(given.overrides, given.config_dir)
+    if given.cfg:
+        sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(tree)))
+        return OK
+    runner = importlib.import_module(".runner", __package__)
+    outcome = runner.run(asked, tree, command=["sightline", "run", *arguments])
+    return _report_outcome(outcome, asked.run.score)
+
+
+def _sweep(overrides: Sequence[str], config_dir: str | None) -> int:
+    done = config.multirun(overrides, job, config_dir)
+    return max((int(code) for _, code in done), default=OK)
+
+
+def job(composed: DictConfig) -> int:
+    """One combination of a sweep; a function of the module, so that Hydra's launchers can send it elsewhere."""
+    asked, tree = config.from_config(composed)
+    runner = importlib.import_module(".runner", __package__)
+    if asked.model not in _HELD:
+        _HELD.clear()
+        _HELD[asked.model] = runner.load_model(asked.model)
+    changed = importlib.import_module("hydra.core.hydra_config").HydraConfig.get().overrides.task
+    command = ["sightline", "run", *changed]
+    outcome = runner.run(asked, tree, command=command, parent=True, loaded=_HELD[asked.model])
+    return _report_outcome(outcome, asked.run.score)
+
+
+def _report_outcome(outcome: Any, score: bool) -> int:
+    """Scores, a short table, and one line on what failed."""
+    answered = outcome.n_samples - outcome.n_error
+    sys.stdout.write(f"{outcome.folder}: {answered} of {outcome.n_samples} samples answered\n")
+    if score and answered:
+        scoring = importlib.import_module(".score", __package__)
+        sys.stdout.write(summary(scoring.score_run(outcome.folder)))
+    if not outcome.n_error:
+        return OK
+    sys.stdout.flush()
+    sys.stderr.write(
+        f"sightline: {outcome.n_error} of {outcome.n_samples} samples have no answer; first: {outcome.first_error}\n"
+    )
+    return SAMPLES_FAILED
+
+
+def score(arguments: Sequence[str]) -> int:
+    """`sightline score [--parser NAME] [--allow-partial] RUN...`"""
+    parser = _parser("score", "Score run folders without a model; writes RUN/metrics.json.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or run.dir=FOLDER")
+    parser.add_argument("--parser", metavar="NAME", help="dialect that answers are read in; default: the task's")
+    parser.add_argument("--allow-partial", action="store_true", help="score runs that have not finished; marks them")
+    given = parser.parse_intermixed_args(list(arguments))
+    scoring = importlib.import_module(".score", __package__)
+    for folder in map(_folder, given.runs):
+        metrics = scoring.score_run(folder, parser=given.parser, allow_partial=given.allow_partial)
+        sys.stdout.write(f"{folder}\n{summary(metrics)}")
+    return OK
+
+
+def report(arguments: Sequence[str]) -> int:
+    """`sightline report DIR`"""
+    parser = _parser("report", "Write report.html, report.md and report.csv into DIR, from the runs in it.")
+    parser.add_argument("dir", metavar="DIR", help="a run folder or a folder of runs, or run.dir=FOLDER")
+    folder = _folder(parser.parse_args(list(arguments)).dir)
+    written = importlib.import_module(".report", __package__).write_report(folder)
+    paths = written if isinstance(written, list | tuple) else [written or folder]
+    sys.stdout.write("".join(f"{path}\n" for path in paths))
+    return OK
+
+
+def leaderboard(arguments: Sequence[str]) -> int:
+    """`sightline leaderboard NAME [OVERRIDE...]`"""
+    board = importlib.import_module(".leaderboard", __package__)
+    parser = _parser("leaderboard", "Make every run of a list, with the model loaded once, and report over all.")
+    parser.add_argument("name", metavar="NAME", help=f"{', '.join(board.boards())}, or a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="for every run, such as run.limit=50")
+    given = parser.parse_intermixed_args(list(arguments))
+    command = ["sightline", "leaderboard", *arguments]
+    report, failed = board.run_board(board.read_board(given.name), given.overrides, command)
+    sys.stdout.write(f"{report}\n")
+    if failed:
+        sys.stderr.write(f"sightline: {failed} samples have no answer; the report counts them\n")
+    return SAMPLES_FAILED if failed else OK
+
+
+def tune(arguments: Sequence[str]) -> int:
+    """`sightline tune [--metric NAME] [--table NAME] [--lowest] [--out DIR] DIR`"""
+    tuning = importlib.import_module(".tune", __package__)
+    parser = _parser("tune", "Choose each decoder's best setting from a sweep on validation data.")
+    parser.add_argument("dir", metavar="DIR", help="the folder of the sweep, or run.dir=FOLDER")
+    parser.add_argument("--metric", default=tuning.METRIC, help="default: %(default)s")
+    parser.add_argument("--table", default=tuning.TABLE, help="a split, mean or pooled; default: %(default)s")
+    parser.add_argument("--lowest", action="store_true", help="the lowest value is the best")
+    parser.add_argument("--out", metavar="DIR", help="where decoder/KEY_tuned.yaml goes; default: DIR")
+    given = parser.parse_args(list(arguments))
+    folder = _folder(given.dir)
+    found = tuning.candidates(folder, given.metric, given.table)
+    best = tuning.choose(found, given.lowest)
+    lines = importlib.import_module(".listing", __package__).table
+    rows = [
+        (c.key, _words(c.params), f"{c.value:.4f}", "<- best" if c is best[c.key] else "")
+        for c in sorted(found, key=lambda c: (c.key, -c.value))
+    ]
+    sys.stdout.write(lines(("decoder", "parameters", given.metric, ""), rows))
+    for candidate in best.values():
+        path = tuning.write(candidate, Path(given.out or folder), given.metric, given.table)
+        sys.stdout.write(f"{path}: sightline run --config-dir {path.parent.parent} decoder={path.stem}\n")
+    return OK
+
+
+def models(arguments: Sequence[str]) -> int:
+    """`sightline models`"""
+    return _list("models", "models", arguments)
+
+
+def decoders(arguments: Sequence[str]) -> int:
+    """`sightline decoders`"""
+    return _list("decoders", "strategies", arguments)
+
+
+def tasks(arguments: Sequence[str]) -> int:
+    """`sightline tasks`"""
+    return _list("tasks", "benchmarks", arguments)
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """The main figures of `metrics.json` as a small table."""
+    listing = importlib.import_module(".listing", __package__)
+    tables = metrics["tables"]
+    columns = [name for name in _COLUMNS if any(name in table for table in tables.values())]
+    rows = [(name, *(_figure(table.get(column, {})) for column in columns)) for name, table in tables.items()]
+    return listing.table(("", *columns), rows)
+
+
+def _list(command: str, what: str, arguments: Sequence[str]) -> int:
+    _parser(command, f"List the {command}.").parse_args(list(arguments))
+    sys.stdout.write(getattr(importlib.import_module(".listing", __package__), what)())
+    return OK
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"sightline {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def _folder(argument: str) -> Path:
+    """A folder given as such, or as `run.dir=FOLDER`."""
+    folder = Path(argument.removeprefix("run.dir="))
+    if not folder.is_dir():
+        raise UsageError(f"{str(folder)!r} is not a folder.", "Give a run folder, as `sightline run` names it.")
+    return folder
+
+
+def _figure(entry: dict[str, Any]) -> str:
+    value = entry.get("value")
+    if value is None:
+        return "-"
+    low, high = entry.get("low"), entry.get("high")
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _words(params: Any) -> str:
+    return " ".join(f"{name}={value}" for name, value in params.items()) or "-"

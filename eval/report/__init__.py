@@ -1,0 +1,6 @@
+"""The leaderboard of a folder of runs: one HTML page, Markdown and CSV, made without a model."""
+
+from .errors import ReportError
+from .write import ReportPaths, write_report
+
+__all__ = ["ReportError", "ReportPaths", "write_report"]

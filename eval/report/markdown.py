@@ -1,0 +1,64 @@
+"""The report as GitHub-flavoured Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .headline import Finding
+from .tables import Row, Table
+from .text import markdown as safe
+from .text import shorten
+
+if TYPE_CHECKING:
+    from .write import View
+
+
+def markdown_report(
+    views: Sequence[View], headline: Finding, left_out: Sequence[str], guide: Sequence[tuple[str, str]]
+) -> str:
+    """Headline, leaderboards, splits, parsers and the notes that explain them."""
+    lines = [f"# {safe(headline.title)}", "", safe(headline.detail, start=True), ""]
+    lines += _warning(left_out)
+    for view in views:
+        lines += [f"## {safe(view.title)}", ""]
+        if len(views) > 1:
+            lines += [f"**{safe(view.finding.title)}**", "", safe(view.finding.detail, start=True), ""]
+        lines += _warning(["Read this first", *view.warnings] if view.warnings else [])
+        lines += ["### Leaderboard", ""]
+        lines += [line for table in view.boards for line in _table(table)]
+        if len(view.section.splits) > 1:
+            lines += ["### By split", ""]
+            lines += [line for table in view.splits for line in _table(table)]
+        if view.parsers:
+            lines += ["### Parsers", ""]
+            lines += [line for table in view.parsers for line in _table(table)]
+    lines += ["## How to read this", ""]
+    for heading, text in guide:
+        lines += [f"**{safe(heading)}.** {safe(text)}", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _warning(items: Sequence[str]) -> list[str]:
+    if not items:
+        return []
+    return ["> [!WARNING]", f"> **{safe(items[0])}**", ">", *(f"> - {safe(item)}" for item in items[1:]), ""]
+
+
+def _table(table: Table) -> list[str]:
+    heads = ["Decoder", "", *(safe(column.label) for column in table.columns)]
+    lines = [f"**{safe(table.caption)}**", "", f"| {' | '.join(heads)} |"]
+    lines.append("| --- | --- |" + " ---: |" * len(table.columns))
+    lines += [_row(row) for row in table.rows]
+    lines.append("")
+    lines += [f"- \u2013 {safe(note)}" for note in table.notes]
+    return [*lines, ""] if table.notes else lines
+
+
+def _row(row: Row) -> str:
+    name = f"**{safe(shorten(row.entry.label, 80))}**" if row.entry.role == "strategy" else safe(row.entry.label)
+    if row.detail:
+        name += f" ({safe(shorten(row.detail, 140))})"
+    flags = "".join(f" **{safe(flag.upper())}**" for flag in row.flags)
+    cells = [safe(cell.flat) for cell in row.cells]
+    return f"| {' | '.join([name + flags, row.entry.role, *cells])} |"

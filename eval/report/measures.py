@@ -1,0 +1,102 @@
+"""The measures that a report knows: how each is called, set, and which way is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .text import interval, number
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column of a leaderboard.
+
+    Args:
+        key: its name in `metrics.json`.
+        label: its name for readers.
+        meaning: one sentence.
+        percent: shown times 100.
+        digits: decimals shown.
+        better: which way is better; None where neither is.
+    """
+
+    key: str
+    label: str
+    meaning: str = ""
+    percent: bool = False
+    digits: int = 3
+    better: Literal["higher", "lower"] | None = None
+
+    @property
+    def heading(self) -> str:
+        """The label with its unit."""
+        return f"{self.label},\u00a0%" if self.percent else self.label
+
+    @property
+    def suffix(self) -> str:
+        """The unit after a value in a sentence."""
+        return "\u00a0%" if self.percent else ""
+
+    @property
+    def points(self) -> str:
+        """The noun of a difference, with a blank before it."""
+        return " points" if self.percent else ""
+
+    def scaled(self, value: float) -> float:
+        """The value in the unit that is shown."""
+        return value * 100 if self.percent else value
+
+    def show(self, value: float, signed: bool = False) -> str:
+        """The value as it is printed."""
+        return number(self.scaled(value), self.digits, signed)
+
+    def show_interval(self, low: float, high: float, signed: bool = False) -> str:
+        """The interval as it is printed."""
+        return interval(self.scaled(low), self.scaled(high), self.digits, signed)
+
+    def gain(self, difference: float) -> float:
+        """The difference, positive where it is an improvement."""
+        return -difference if self.better == "lower" else difference
+
+
+def _percent(key: str, label: str, meaning: str, better: Literal["higher", "lower"] | None) -> Measure:
+    return Measure(key, label, meaning, percent=True, digits=1, better=better)
+
+
+_KNOWN = (
+    _percent("accuracy", "Accuracy", "share of right answers", "higher"),
+    _percent("exact_match", "Exact match", "share of answers equal to a gold answer", "higher"),
+    _percent("mc1", "MC1", "share of questions whose likeliest choice is right", "higher"),
+    _percent("mc2", "MC2", "probability on the right choices", "higher"),
+    _percent("mc3", "MC3", "share of right choices ranked above all wrong ones", "higher"),
+    _percent("chair_i", "CHAIR-i", "share of named objects that are not in the image", "lower"),
+    _percent("chair_s", "CHAIR-s", "share of captions that name an absent object", "lower"),
+    _percent("f1", "F1", "harmonic mean of precision and recall; yes is the positive class", "higher"),
+    _percent("precision", "Precision", "share of what was said to be there that is", "higher"),
+    _percent("recall", "Recall", "share of what is there that was said to be", "higher"),
+    Measure("auc", "AUC", "area under the ROC curve of the yes-no margin: no threshold", better="higher"),
+    _percent("yes_ratio", "Yes-ratio", "share of answers that say yes", None),
+    Measure("output_tokens", "Answer length", "mean tokens of an answer, end token included", digits=1),
+    _percent("unparsed_rate", "Unparsed", "share of answers the strict parser cannot read as yes or no", "lower"),
+)
+MEASURES = {measure.key: measure for measure in _KNOWN}
+MAIN = ("accuracy", "exact_match", "mc1", "chair_i", "chair_s", "f1")
+
+
+def measure(key: str) -> Measure:
+    """The measure of this name; one that is not known is shown under its own name, with three decimals."""
+    return MEASURES.get(key) or Measure(key, key.replace("_", " "))
+
+
+def ordered(keys: set[str]) -> list[Measure]:
+    """Known measures in their order, then the others by name."""
+    return [item for item in _KNOWN if item.key in keys] + [measure(key) for key in sorted(keys - MEASURES.keys())]
+
+
+def main_measure(keys: set[str]) -> Measure:
+    """The measure that decides the order of a leaderboard."""
+    for key in MAIN:
+        if key in keys:
+            return MEASURES[key]
+    return ordered(keys)[0]

@@ -1,0 +1,157 @@
+"""Writes `report.html`, `report.md` and `report.csv` of all runs in a folder."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..records import write_atomic
+from .board import Section, sections
+from .chart import NARROW, WIDE, Chart, chart
+from .errors import ReportError
+from .guide import guide
+from .headline import Finding, finding, overall
+from .longform import long_form
+from .markdown import markdown_report
+from .paired import Pairs
+from .provenance import Fact, left_out, provenance, warnings
+from .runs import Run, Unread, find_runs
+from .tables import Table, by_split, leaderboard, one_split, parser_table, split_title
+from .text import clean, shorten, unbroken
+
+
+class ReportPaths(NamedTuple):
+    """Where the three files are."""
+
+    html: Path
+    markdown: Path
+    csv: Path
+
+
+@dataclass(frozen=True)
+class View:
+    """One section with everything that is shown of it."""
+
+    id: str
+    title: str
+    split: str
+    section: Section
+    finding: Finding
+    warnings: tuple[str, ...]
+    charts: tuple[Chart, ...]
+    boards: tuple[Table, ...]
+    splits: tuple[Table, ...]
+    details: tuple[tuple[str, list[Table]], ...]
+    parsers: tuple[Table, ...]
+    notes: tuple[str, ...]
+
+
+def write_report(folder: Path, out: Path | None = None) -> ReportPaths:
+    """Report all runs in or below a folder. No model is needed; the same files give the same bytes.
+
+    Args:
+        folder: one run folder, or a folder that holds run folders at any depth.
+        out: where the report goes; `folder` itself where left out.
+
+    Raises:
+        ReportError: there is no scored run, or the report cannot be written.
+    """
+    folder = Path(folder)
+    target = folder if out is None else Path(out)
+    runs, unread = find_runs(folder)
+    found = sections(runs, Pairs())
+    views = [_view(section, number) for number, section in enumerate(found, 1)]
+    texts = {
+        "report.html": _html(views, found, runs, unread),
+        "report.md": markdown_report(views, overall(found), left_out(unread), guide(found)),
+        "report.csv": long_form(found),
+    }
+    for name, text in texts.items():
+        _write(target / name, text)
+    return ReportPaths(*(target / name for name in texts))
+
+
+def _view(section: Section, number: int) -> View:
+    several = len(section.groups) > 1
+    parsers = [parser_table(section, group) for group in section.groups]
+    return View(
+        id=f"s{number}",
+        title=f"{section.task_title} on {section.model}",
+        split=split_title(section.split),
+        section=section,
+        finding=finding(section),
+        warnings=tuple(warnings(section)),
+        charts=tuple(drawn for layout in (WIDE, NARROW) if (drawn := chart(section, layout))),
+        boards=tuple(leaderboard(section, group) for group in section.groups),
+        splits=tuple(by_split(section, group) for group in section.groups),
+        details=tuple((split_title(split), one_split(section, split, several)) for split in section.splits),
+        parsers=tuple(table for table in parsers if table),
+        notes=tuple(dict.fromkeys(note for run in section.runs for note in run.notes)),
+    )
+
+
+def _html(views: list[View], found: list[Section], runs: list[Run], unread: list[Unread]) -> str:
+    environment = Environment(
+        loader=PackageLoader(__package__ or "", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"shorten": shorten, "unbroken": unbroken}
+    style, script = (_asset(environment, name) for name in ("report.css", "report.js"))
+    return environment.get_template("report.html").render(
+        headline=overall(found),
+        facts=_facts(found, runs),
+        views=views,
+        left_out=left_out(unread),
+        guide=guide(found),
+        provenance=provenance(found),
+        version=metadata.version("sightline"),
+        style=Markup(style),
+        style_hash=_hash(style),
+        script=Markup(script),
+        script_hash=_hash(script),
+    )
+
+
+def _asset(environment: Environment, name: str) -> str:
+    """A file beside the template: ours, and nothing from a run in it."""
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return "sha256-" + base64.b64encode(digest).decode()
+
+
+def _facts(found: Sequence[Section], runs: Sequence[Run]) -> list[Fact]:
+    facts = [
+        Fact("Models", ", ".join(sorted({section.model for section in found}))),
+        Fact("Tasks", ", ".join(sorted({f"{section.task} v{section.task_version}" for section in found}))),
+        Fact("Runs", f"{len(runs):,}"),
+        Fact("Answers", f"{sum(run.n for run in runs):,}"),
+        Fact("Images", f"{max(run.n_images for run in runs):,}"),
+        Fact("Failed", f"{sum(run.n_error for run in runs):,}"),
+        Fact("Intervals", "95 %, resampled by image"),
+        Fact("Parser", ", ".join(sorted({run.parser for run in runs if run.parser}))),
+    ]
+    return [fact for fact in facts if fact.value]
+
+
+def _write(path: Path, text: str) -> None:
+    """Replaces the file in one step, so that nobody reads half a report."""
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        raise ReportError(
+            f"{clean(path)} cannot be written ({clean(error.strerror)}).", "Name another folder with out=."
+        ) from error

@@ -1,0 +1,90 @@
+"""What a benchmark is: documents about images, a version, and the settings its scorer needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Document:
+    """One question about one image.
+
+    Attributes:
+        split: part of the task, such as `random`.
+        doc_id: unique within the split.
+        image: file name within the image folder; empty where the row could not be read.
+        text: the question as it stands in the file.
+        label: gold label, or None where there is none.
+        error: why the row cannot be asked, or None.
+    """
+
+    split: str
+    doc_id: str
+    image: str
+    text: str
+    label: str | None
+    error: str | None = None
+
+    @property
+    def image_id(self) -> str:
+        """The image's file name without its suffix."""
+        return PurePosixPath(self.image).with_suffix("").as_posix() if self.image else ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data file as it was read: its name, sha256 (hex), rows, and how many of them are broken."""
+
+    file: str
+    sha256: str
+    rows: int
+    broken: int = 0
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The documents of a task in file order, split by split.
+
+    Attributes:
+        documents: every row, readable or not.
+        images: folder that the image names belong to.
+        sources: the files the documents came from.
+        world: version and hash of a generated data set; None for files.
+    """
+
+    documents: tuple[Document, ...]
+    images: Path
+    sources: tuple[Source, ...]
+    world: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark, as the registry holds it.
+
+    Attributes:
+        name: in the registry and on the command line.
+        version: raised whenever prompt, parser or data change.
+        title: one line for lists.
+        load: options -> data set; raises `DataError`.
+        options: every option with its default; others are refused.
+        max_new_tokens: unless the generation settings say otherwise.
+        scorer: key in `eval.score`.
+        parser: the dialect that answers are read in by default.
+        answers: label -> words whose first-token probability enters the margin; empty = no margin.
+        places: options that say where data lies, not what it is; they do not enter keys.
+    """
+
+    name: str
+    version: int
+    title: str
+    load: Callable[[Mapping[str, Any]], Dataset]
+    options: Mapping[str, Any]
+    max_new_tokens: int
+    scorer: str = "pope"
+    parser: str = "pope_official"
+    answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    places: frozenset[str] = frozenset()
