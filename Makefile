@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help install demo test check tiny wheel clean
+.PHONY: help install demo tune test check tiny wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -17,6 +17,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 demo: install ## run every decoder on tiny-llava over POPE on scenes, and leave a report to open
 	$(BIN)/sightline leaderboard demo run.root=runs/demo
+
+tune: install ## choose hyper-parameters on validation scenes (docs/tuning.md)
+	$(BIN)/sightline run -m experiment=tune_vcd decoder.alpha=0.25,0.5,1,2 decoder.noise_step=300,500,700,999
+	$(BIN)/sightline run -m experiment=tune_shift decoder.delta=-4,-3,-2.5,-2,-1.5,-1,-0.5,0,0.5,1
+	$(BIN)/sightline tune runs/tune-vcd
+	$(BIN)/sightline tune runs/tune-shift
 
 test: install check ## lint, types, layers, then all tests
 	$(BIN)/python -m pytest -n 2

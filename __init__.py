@@ -12,7 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import decoders, eval, models
-    from .decoders import VCD, Attachment, CutOnly, Greedy, Sample, Shift, Strategy, attach, generate
+    from .decoders import (
+        VCD,
+        Attachment,
+        CutOnly,
+        DeCoRe,
+        Greedy,
+        MaskedOnly,
+        RandomHeads,
+        Sample,
+        Shift,
+        Strategy,
+        attach,
+        generate,
+        score,
+    )
     from .models import load
     from .models.errors import SightlineError
 
@@ -22,7 +36,10 @@ __all__ = [
     "VCD",
     "Attachment",
     "CutOnly",
+    "DeCoRe",
     "Greedy",
+    "MaskedOnly",
+    "RandomHeads",
     "Sample",
     "Shift",
     "SightlineError",
@@ -34,6 +51,7 @@ __all__ = [
     "generate",
     "load",
     "models",
+    "score",
 ]
 
 

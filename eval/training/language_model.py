@@ -29,10 +29,12 @@ class Recipe:
     """How the language model is trained: steps, images a step, highest learning rate, weight decay, seed.
 
     Existence is learned first. From step `attributes_from` on half of its questions make room for open ones on colour,
-    number and place, which are slower to be learned.
+    number and place, which are slower to be learned. Training ends at step `stop`, before the end of the schedule of
+    `steps`: what comes after it teaches the model to distrust the planted prior.
     """
 
     steps: int = 4000
+    stop: int = 3000
     images: int = 16
     rate: float = 1.5e-3
     warmup: int = 200
@@ -41,6 +43,11 @@ class Recipe:
     seed: int = 0
     measure_every: int = 250
     save_every: int = 250
+
+    @property
+    def last(self) -> int:
+        """The number of steps that are made."""
+        return min(self.steps, self.stop)
 
 
 def language_batch(packer: Packer, recipe: Recipe, step: int) -> tuple[Tensor, Packed]:
@@ -156,8 +163,8 @@ def train_language_model(
         model.load_state_dict(stored["model"])
         optimizer.load_state_dict(stored["optimizer"])
         start = stored["step"]
-    progress = Progress("language model", recipe.steps, start)
-    for step, (pixels, packed) in Batches(lambda step: language_batch(packer, recipe, step), start, recipe.steps):
+    progress = Progress("language model", recipe.last, start)
+    for step, (pixels, packed) in Batches(lambda step: language_batch(packer, recipe, step), start, recipe.last):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe.steps, recipe.rate, warmup=recipe.warmup)
         loss = answer_loss(model, pixels, packed)
@@ -167,11 +174,11 @@ def train_language_model(
         optimizer.step()
         progress.advance(loss=loss.item())
         done = step + 1
-        if done % recipe.measure_every == 0 or done == recipe.steps:
+        if done % recipe.measure_every == 0 or done == recipe.last:
             figures = {pairs: probe(model, packer, pairs) for pairs in ("intact", "broken")}
             flat = {f"{pairs} {task}": value for pairs, by in figures.items() for task, value in by.items()}
             log({"stage": "language", "step": done, "loss": loss.item(), **flat})
-        if done % recipe.save_every == 0 or done == recipe.steps:
+        if done % recipe.save_every == 0 or done == recipe.last:
             _save_state(state, model, optimizer, done)
             keep()
     progress.close()
