@@ -2,12 +2,16 @@
 
 from .attachment import Attachment
 from .controls import CutOnly, Greedy, Sample, Shift
+from .decore import DeCoRe
 from .generate import attach, generate
+from .head_controls import MaskedOnly, RandomHeads
 from .registry import build, get, names, register
+from .scoring import score
 from .strategy import Branch, HeadEdit, Plan, Request, Step, Strategy
 from .vcd import VCD
 
 __all__ = [
-    "VCD", "Attachment", "Branch", "CutOnly", "Greedy", "HeadEdit", "Plan", "Request", "Sample", "Shift", "Step",
-    "Strategy", "attach", "build", "generate", "get", "names", "register",
+    "VCD", "Attachment", "Branch", "CutOnly", "DeCoRe", "Greedy", "HeadEdit", "MaskedOnly", "Plan", "RandomHeads",
+    "Request", "Sample", "Shift", "Step", "Strategy", "attach", "build", "generate", "get", "names", "register",
+    "score",
 ]  # fmt: skip

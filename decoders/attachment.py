@@ -81,6 +81,7 @@ class Attachment(LogitsProcessor):
         self._stack = ExitStack()
         self._closed = False
         self._past = 0
+        self._scored = 0
         self._last_columns = 0
         self._rows = 0
         self._contrasted = 0
@@ -107,6 +108,12 @@ class Attachment(LogitsProcessor):
         self._states.clear()
         self.uncut = None
         self._runner = None
+
+    def score_last(self, positions: int) -> None:
+        """Contrast that many last positions of one forward over the prompt and tokens that follow it (`scoring`)."""
+        self._scored = positions
+        if self._runner is not None:
+            self._runner.columns = positions
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Vouch that these scores `[batch, vocab]` are contrasted; they are returned as they came.
@@ -196,6 +203,7 @@ class Attachment(LogitsProcessor):
             return
         times = ids.shape[0] // self._ids.shape[0]
         expected = self._ids.to(ids.device).repeat_interleave(max(times, 1), dim=0)
+        ids = ids[:, : expected.shape[1]] if self._scored else ids
         chunk = expected[:, : ids.shape[1]]
         if chunk.shape != ids.shape or not torch.equal(chunk, ids):
             raise InputsMismatch(
@@ -259,13 +267,18 @@ class Attachment(LogitsProcessor):
                 "The attention function was changed while attached; edits and probes no longer act.",
                 "Leave the attention implementation alone inside the block.",
             )
-        base, *branches = (widen(logits) for logits in self._running.logits(output, self._rows))
-        step = Step(self._vouched, self._probes(), self.plan.context)
-        self.uncut = self.strategy.combine(base, branches, step)
-        keep = self.strategy.keep(base, branches, step)
-        output["logits"] = (self.uncut if keep is None else cut(self.uncut, keep))[:, None]
+        positions = zip(*(logits.unbind(1) for logits in self._running.logits(output, self._rows)), strict=True)
+        output["logits"] = torch.stack([self._contrast(place, *each) for place, each in enumerate(positions)], dim=1)
         self._contrasted += 1
         return output
+
+    def _contrast(self, place: int, *streams: Tensor) -> Tensor:
+        """Scores `[rows, vocab]` of one position; `place` counts the positions of this forward."""
+        base, *branches = (widen(logits) for logits in streams)
+        step = Step(self._vouched + place, self._probes(), self.plan.context)
+        self.uncut = self.strategy.combine(base, branches, step)
+        keep = self.strategy.keep(base, branches, step)
+        return self.uncut if keep is None else cut(self.uncut, keep)
 
     def _probes(self) -> dict[int, Tensor]:
         return {layer: state.reading for layer, state in self._states.items() if state.reading is not None}

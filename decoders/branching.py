@@ -91,6 +91,8 @@ class Runner(ABC):
         self.width = streams[0].mask.shape[1]
         self.forks = any(stream.fork for stream in streams)
         self.asides = any(stream.aside for stream in streams)
+        self.columns = 1
+        """How many of the last positions are contrasted: one in generation, all that are scored in scoring."""
         self.busy = False
         """True while the runner itself calls the model: hooks let such calls pass."""
         self.owner_kwargs: dict[str, Any] = {}
@@ -104,7 +106,7 @@ class Runner(ABC):
 
     @abstractmethod
     def logits(self, output: Any, rows: int) -> tuple[Tensor, ...]:
-        """Last-position logits `[rows, vocab]` of every stream, the base first, once the owner's forward is done."""
+        """Logits `[rows, columns, vocab]` of each stream's last positions, base first, after the owner's forward."""
 
     def inner(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The decoder's keyword arguments for a call that the runner itself has made."""
@@ -170,7 +172,7 @@ class RowsRunner(Runner):
         return joined
 
     def logits(self, output: Any, rows: int) -> tuple[Tensor, ...]:
-        streams = output.logits[:, -1].split(rows)
+        streams = output.logits[:, -self.columns :].split(rows)
         for name, value in output.items():
             if name != "past_key_values":
                 output[name] = base_rows(value, rows)
@@ -238,13 +240,13 @@ class SequentialRunner(Runner):
         return kwargs
 
     def logits(self, output: Any, rows: int) -> tuple[Tensor, ...]:
-        found = [output.logits[:, -1]]
+        found = [output.logits[:, -self.columns :]]
         for place in range(1, len(self.streams)):
             self._current = place
             spared = self.spared(self._past, self.caches[0])
             self.present((place,), spared=spared)
             with self.own_call(), torch.no_grad():
-                found.append(self.adapter.owner.forward(**self.owner_kwargs).logits[:, -1])
+                found.append(self.adapter.owner.forward(**self.owner_kwargs).logits[:, -self.columns :])
             self.extra_forwards += 1
         self._current = 0
         return tuple(found)

@@ -49,14 +49,24 @@ def attach(
     Raises:
         SightlineError: whatever the strategy lacks, before the first forward, with advice (see `models.errors`).
     """
+    adapter = adapter_for(model)
+    return Attachment(adapter, as_strategy(decoder), Request(dict(inputs), adapter, processor), branching)
+
+
+def as_strategy(decoder: Strategy | str) -> Strategy:
+    """A strategy as given, or the one of a key with its defaults.
+
+    Raises:
+        UnknownDecoder: no such key.
+        SightlineError: it is neither; arguments were given in another order.
+    """
     strategy = build(decoder) if isinstance(decoder, str) else decoder
     if not isinstance(strategy, Strategy):
         raise SightlineError(
-            f"attach() takes model, decoder, inputs; its second argument is a {type(decoder).__name__}.",
+            f"The arguments are model, decoder, inputs; the second one is a {type(decoder).__name__}.",
             "Give a strategy such as sightline.VCD(), or a key such as 'vcd'.",
         )
-    adapter = adapter_for(model)
-    return Attachment(adapter, strategy, Request(dict(inputs), adapter, processor), branching)
+    return strategy
 
 
 @torch.no_grad()

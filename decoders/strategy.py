@@ -112,6 +112,11 @@ class Plan:
         return not (self.branches or self.edits or self.bias or self.probes or self.combines)
 
     @property
+    def is_stepwise(self) -> bool:
+        """True if something acts on the newest query row alone, so that a text cannot be scored in one forward."""
+        return bool(self.probes or self.bias or any(branch.bias for branch in self.branches))
+
+    @property
     def needs_attention(self) -> bool:
         """True if our attention function has to run."""
         return bool(self.edits or self.bias or self.probes or any(b.edits or b.bias for b in self.branches))
@@ -125,11 +130,13 @@ class Request:
         inputs: the model inputs that were attached; `input_ids` is `[batch, length]`.
         adapter: the model family.
         processor: the model's processor, or None if the caller gave none.
+        scoring: True where given continuations are scored, False where text is generated.
     """
 
     inputs: Mapping[str, Any]
     adapter: Adapter
     processor: Any = None
+    scoring: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,9 +19,11 @@ OK, SAMPLES_FAILED, REFUSED, FAULT, STOPPED = 0, 1, 2, 3, 130
 COMMANDS = {
     "run": "ask a model a task under a decoder, and score the answers",
     "score": "score run folders again, without a model",
+    "compare": "hold runs against each other, sample by sample",
     "report": "a readable report of one run or a folder of runs",
     "leaderboard": "a list of runs, and the report over them",
     "tune": "choose a decoder's setting from a sweep on validation data",
+    "calibrate": "measure a model's heads once, for the decoders that need them",
     "models": "list the models",
     "decoders": "list the decoders with their parameters",
     "tasks": "list the tasks",

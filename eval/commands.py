@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 _HELD: dict[ModelSettings, Loaded] = {}
 """The model of the last job of a sweep, for the next one."""
-_COLUMNS = ("accuracy", "f1", "yes_ratio", "auc", "unparsed_rate")
+_COLUMNS = {
+    "accuracy": ("accuracy", "f1", "yes_ratio", "auc", "unparsed_rate"),
+    "score": ("score", "acc", "acc_plus", "yes_ratio", "auc"),
+    "CHAIRs": ("CHAIRs", "CHAIRi", "recall", "f1", "length", "share_cut_off"),
+}
+"""The figures that are shown, by the one that decides."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -83,15 +88,17 @@ def _report_outcome(outcome: Any, score: bool) -> int:
 
 
 def score(arguments: Sequence[str]) -> int:
-    """`sightline score [--parser NAME] [--allow-partial] RUN...`"""
+    """`sightline score [--parser NAME] [--allow-partial] [--like RUN] RUN...`"""
     parser = _parser("score", "Score run folders without a model; writes RUN/metrics.json.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or run.dir=FOLDER")
     parser.add_argument("--parser", metavar="NAME", help="dialect that answers are read in; default: the task's")
     parser.add_argument("--allow-partial", action="store_true", help="score runs that have not finished; marks them")
+    parser.add_argument("--like", metavar="RUN", help="also score captions cut to the lengths of this (greedy) run's")
     given = parser.parse_intermixed_args(list(arguments))
+    like = None if given.like is None else _folder(given.like)
     scoring = importlib.import_module(".score", __package__)
     for folder in map(_folder, given.runs):
-        metrics = scoring.score_run(folder, parser=given.parser, allow_partial=given.allow_partial)
+        metrics = scoring.score_run(folder, parser=given.parser, allow_partial=given.allow_partial, like=like)
         sys.stdout.write(f"{folder}\n{summary(metrics)}")
     return OK
 
@@ -104,6 +111,29 @@ def report(arguments: Sequence[str]) -> int:
     written = importlib.import_module(".report", __package__).write_report(folder)
     paths = written if isinstance(written, list | tuple) else [written or folder]
     sys.stdout.write("".join(f"{path}\n" for path in paths))
+    return OK
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """`sightline compare RUN_A RUN_B [RUN...] [--baseline RUN] [--parser NAME] [--json FILE]`"""
+    parser = _parser("compare", "Hold runs against a baseline on the same samples, with paired intervals and tests.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder; seeds of one configuration go together")
+    parser.add_argument("--baseline", metavar="RUN", help="what the others are held against; default: the first run")
+    parser.add_argument("--parser", metavar="NAME", help="dialect that answers are read in; default: the task's")
+    parser.add_argument("--json", metavar="FILE", help="write everything, with all flipped samples")
+    given = parser.parse_intermixed_args(list(arguments))
+    comparing = importlib.import_module(".compare", __package__)
+    text = importlib.import_module(".compare_text", __package__)
+    baseline = None if given.baseline is None else _folder(given.baseline)
+    found = comparing.compare([_folder(run) for run in given.runs], baseline=baseline, parser=given.parser)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.as_text(found).encode(encoding, "backslashreplace").decode(encoding))
+    if given.json:
+        try:
+            importlib.import_module(".records", __package__).write_json(Path(given.json), text.as_json(found))
+        except OSError as error:
+            raise UsageError(f"{given.json!r} cannot be written: {error.strerror}.", "Name another file.") from error
+        sys.stdout.write(f"{given.json}\n")
     return OK
 
 
@@ -147,6 +177,20 @@ def tune(arguments: Sequence[str]) -> int:
     return OK
 
 
+def calibrate(arguments: Sequence[str]) -> int:
+    """`sightline calibrate model=NAME what=retrieval|image out=FILE [OPTION=VALUE...]`"""
+    parser = _parser("calibrate", "Measure once what decoders need to know of a model, and write it to a file.")
+    parser.add_argument("settings", nargs="+", metavar="NAME=VALUE", help="model=, what=, out= and options")
+    parser.epilog = (
+        "what=image      images=50 batch_size=16: heads that look at the image, over validation scenes\n"
+        "what=retrieval  lengths=1000,2000,4000 depths=0,25,50,75,100 max_new_tokens=50 mode=generated|forced:\n"
+        "                heads that copy from the context\n"
+    )
+    given = parser.parse_args(list(arguments))
+    sys.stdout.write(importlib.import_module(".calibrate", __package__).calibrate(given.settings))
+    return OK
+
+
 def models(arguments: Sequence[str]) -> int:
     """`sightline models`"""
     return _list("models", "models", arguments)
@@ -166,7 +210,8 @@ def summary(metrics: dict[str, Any]) -> str:
     """The main figures of `metrics.json` as a small table."""
     listing = importlib.import_module(".listing", __package__)
     tables = metrics["tables"]
-    columns = [name for name in _COLUMNS if any(name in table for table in tables.values())]
+    asked = _COLUMNS.get(metrics["primary"]["metric"], (metrics["primary"]["metric"],))
+    columns = [name for name in asked if any(name in table for table in tables.values())]
     rows = [(name, *(_figure(table.get(column, {})) for column in columns)) for name, table in tables.items()]
     return listing.table(("", *columns), rows)
 

@@ -15,6 +15,9 @@ from ..models import FAMILIES
 from .config import choices, conf_folder
 from .tasks import registry as tasks
 
+_WIDE = 24
+"""Characters of a text that are shown."""
+
 
 def models() -> str:
     """The models of `conf/model`, and the families that are served."""
@@ -75,6 +78,8 @@ def _plain(value: Any) -> str:
         return "?"
     if isinstance(value, list | tuple):
         return f"[{','.join(map(str, value))}]"
+    if isinstance(value, str) and len(value) > _WIDE:
+        return value[:_WIDE].rstrip() + "..."
     return "null" if value is None else str(value)
 
 

@@ -3,98 +3,140 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from .. import decoders
+from ..models.errors import UnknownDecoder
 from .errors import ConfigError, IncompleteRun, ScoreError, unknown
 from .folder import METRICS, is_complete, read_json
-from .manifest import FILE
+from .manifest import FILE, differences
 from .records import SampleFiles, SampleRecord, read_part, read_samples, write_json
+from .score_captions import score_captions
+from .score_mme import PARSERS as MME_PARSERS
+from .score_mme import score_pairs
+from .score_pope import score_splits
+from .score_tables import RESAMPLES, Given, Record, Reference, Scorer
 from .scoring import PARSERS, ScoringError
-from .scoring.pope import RATES, pope_counts, pope_rates, score_pope_parsers
-from .statistics import StatisticsError, auc_bootstrap, cluster_bootstrap
+from .scoring.vocabulary import VARIANT
+from .statistics import StatisticsError
 
 SCHEMA = 1
-DIGITS = 6
-RESAMPLES = 2000
-"""Bootstrap resamples for intervals."""
-_SHOWN = ("accuracy", "f1", "precision", "recall", "yes_ratio", "auc", "unparsed_rate", "output_tokens")
-_SIDE = ("accuracy", "f1", "yes_ratio", "unparsed_rate")
-_MEAN, _POOLED = "mean", "pooled"
-
-Record = dict[str, Any]
-Table = dict[str, dict[str, Any]]
-Scores = tuple[dict[str, Table], dict[str, Any]]
+SCORERS = {
+    "pope": Scorer(score_splits, PARSERS, "mean", "accuracy"),
+    "mme": Scorer(score_pairs, MME_PARSERS, "total", "score"),
+    "chair": Scorer(score_captions, (VARIANT,), "free", "CHAIRs", higher_is_better=False, captions=True),
+}
+"""The scorers by the names that manifests hold."""
 
 
-def score_run(folder: Path, *, parser: str | None = None, allow_partial: bool = False) -> dict[str, Any]:
+def score_run(
+    folder: Path, *, parser: str | None = None, allow_partial: bool = False, like: Path | None = None
+) -> dict[str, Any]:
     """Score a run and write its `metrics.json`.
 
     Args:
         folder: the run folder.
         parser: dialect that answers are read in; None = the task's.
         allow_partial: score what there is of a run that has not finished; the result is marked.
+        like: the run folder of the reference (plain greedy decoding) to whose lengths captions are cut, image by
+            image, for the table `cut`. Yes/no answers are not cut: there it changes nothing, and a note says so.
 
     Returns:
         What was written.
 
     Raises:
-        RunFolderError: the folder holds no run.
-        IncompleteRun: the run has not finished.
-        ScoreError: its samples cannot be scored.
+        RunFolderError: a folder holds no run.
+        IncompleteRun: a run has not finished.
+        ConfigError: the task's answers are not read in that dialect.
+        ScoreError: the samples cannot be scored, or the reference was made with another model, prompt or data.
     """
     manifest = read_json(folder / FILE)
-    if parser is not None and parser not in PARSERS:
-        raise ConfigError(*unknown("parser", parser, PARSERS))
+    scorer = _scorer(manifest)
+    if parser is not None and parser not in scorer.parsers:
+        raise ConfigError(*unknown(f"parser for {manifest['task']['name']}", parser, scorer.parsers))
+    records, partial = _samples(folder, manifest, allow_partial)
+    reference = _reference(like, manifest, allow_partial) if like is not None and scorer.captions else None
+    given = Given(folder, manifest, records, parser or manifest["scorer"]["parser"], reference)
+    metrics = build_metrics(given, partial)
+    if like is not None and not scorer.captions:
+        metrics["notes"].append("Cutting to another run's lengths has no meaning for yes/no answers and was left out.")
+    write_json(folder / METRICS, metrics)
+    return metrics
+
+
+def build_metrics(given: Given, partial: bool) -> dict[str, Any]:
+    """The content of `metrics.json`; the same samples give the same content."""
+    manifest, scorer = given.manifest, _scorer(given.manifest)
+    try:
+        scores = scorer.score(given)
+    except (ScoringError, StatisticsError) as error:
+        raise ScoreError(str(error)) from error
+    ok = sum(record["status"] == "ok" for record in given.records)
+    n = len(given.records)
+    return {
+        "schema": SCHEMA,
+        "task": manifest["task"]["name"],
+        "task_version": manifest["task"]["version"],
+        "data": {name: value for name, value in manifest["task"]["options"].items() if name != "splits"},
+        "parser": given.parser,
+        "model": manifest["model"]["name"],
+        "decoder": describe_decoder(manifest),
+        "generation": manifest["generation"],
+        "n": n,
+        "n_ok": ok,
+        "n_error": n - ok,
+        "n_images": len({record["image_id"] for record in given.records} - {""}),
+        "partial": partial,
+        "resamples": RESAMPLES,
+        "primary": scorer.primary,
+        "tables": scores.tables,
+        "parsers": scores.parsers,
+        **scores.more,
+        "notes": [*_notes(manifest, scorer, n, ok, partial), *scores.notes],
+    }
+
+
+def describe_decoder(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Key, kind, title and parameters of a run's decoder; one that is not registered here has its key as title."""
+    held = manifest["decoder"]
+    try:
+        title = decoders.get(held["key"]).title
+    except UnknownDecoder:
+        title = str(held["key"])
+    return {"key": held["key"], "kind": held["kind"], "title": title, "params": held["params"]}
+
+
+def _reference(like: Path, manifest: Mapping[str, Any], allow_partial: bool) -> Reference:
+    """The run to whose lengths captions are cut, which must have been asked the same."""
+    held = read_json(like / FILE)
+    same = {
+        "task": manifest["task"],
+        "model": {"fingerprint": manifest["model"]["fingerprint"]},
+        "prompt": manifest["prompt"],
+    }
+    found = differences(held, same)
+    if found:
+        raise ScoreError(
+            f"{str(like)!r} cannot say how long captions may be: {'; '.join(found[:3])}.",
+            "Give a greedy run of the same model, task and prompt.",
+        )
+    return Reference(held, _samples(like, held, allow_partial)[0])
+
+
+def _samples(folder: Path, manifest: Mapping[str, Any], allow_partial: bool) -> tuple[list[Record], bool]:
+    """The samples of a run as mappings, and whether they are a part."""
     partial = not is_complete(manifest)
     if partial and not allow_partial:
         raise IncompleteRun(
             f"The run in {str(folder)!r} has not finished.",
             "Run it again to go on, or score what there is with --allow-partial.",
         )
-    records = _records(folder, manifest, partial)
-    metrics = build_metrics(records, manifest, parser or manifest["scorer"]["parser"], partial)
-    write_json(folder / METRICS, metrics)
-    return metrics
+    return [dataclasses.asdict(record) for record in _records(folder, manifest, partial)], partial
 
 
-def build_metrics(
-    records: Sequence[SampleRecord], manifest: Mapping[str, Any], parser: str, partial: bool
-) -> dict[str, Any]:
-    """The content of `metrics.json`; the same records give the same content."""
-    scorer = _scorer(manifest)
-    try:
-        tables, parsers = scorer([dataclasses.asdict(record) for record in records], parser)
-    except (ScoringError, StatisticsError) as error:
-        raise ScoreError(str(error)) from error
-    ok = sum(record.status == "ok" for record in records)
-    return {
-        "schema": SCHEMA,
-        "task": manifest["task"]["name"],
-        "task_version": manifest["task"]["version"],
-        "data": {name: value for name, value in manifest["task"]["options"].items() if name != "splits"},
-        "parser": parser,
-        "model": manifest["model"]["name"],
-        "decoder": {name: manifest["decoder"][name] for name in ("key", "kind", "params")},
-        "generation": manifest["generation"],
-        "n": len(records),
-        "n_ok": ok,
-        "n_error": len(records) - ok,
-        "n_images": len({record.image_id for record in records} - {""}),
-        "partial": partial,
-        "resamples": RESAMPLES,
-        "tables": tables,
-        "parsers": parsers,
-        "notes": _notes(manifest, len(records), ok, partial),
-    }
-
-
-def _records(folder: Path, manifest: Mapping[str, Any], partial: bool) -> list[SampleRecord]:
+def _records(folder: Path, manifest: Mapping[str, Any], partial: bool) -> Sequence[SampleRecord]:
     files = SampleFiles(folder / "samples", str(manifest["task"]["name"]))
     if partial:
         found = {record.key: record for path in files.parts() for record in read_part(path)}
@@ -112,7 +154,7 @@ def _records(folder: Path, manifest: Mapping[str, Any], partial: bool) -> list[S
     return records
 
 
-def _notes(manifest: Mapping[str, Any], n: int, ok: int, partial: bool) -> list[str]:
+def _notes(manifest: Mapping[str, Any], scorer: Scorer, n: int, ok: int, partial: bool) -> list[str]:
     notes = []
     if partial:
         notes.append(f"Partial: {n} of {manifest['n_samples']} samples; the run has not finished.")
@@ -121,129 +163,13 @@ def _notes(manifest: Mapping[str, Any], n: int, ok: int, partial: bool) -> list[
     if n > ok:
         notes.append(f"{n - ok} of {n} samples failed and are not scored.")
     margin = manifest.get("margin_words") or {}
-    if not (margin.get("yes") and margin.get("no")):
+    if not scorer.captions and not (margin.get("yes") and margin.get("no")):
         notes.append("The tokenizer has no single tokens for yes and no, so there is no margin and no AUC.")
     return notes
 
 
-def _scorer(manifest: Mapping[str, Any]) -> Callable[[list[Record], str], Scores]:
+def _scorer(manifest: Mapping[str, Any]) -> Scorer:
     name = manifest["scorer"]["name"]
     if name not in SCORERS:
         raise ScoreError(*unknown("scorer", name, SCORERS))
     return SCORERS[name]
-
-
-def score_yes_no(records: list[Record], parser: str) -> Scores:
-    """Tables with intervals under `parser`, and plain values under every other parser.
-
-    Rows that had no label to read are left out; `unparsed_rate` is always that of the strict parser, for others never
-    abstain.
-    """
-    labelled = [record for record in records if record["label"] in ("yes", "no")]
-    splits = list(dict.fromkeys(str(record["split"]) for record in labelled))
-    every = score_pope_parsers(labelled)
-    tables: dict[str, Table] = {}
-    for name in (*splits, _MEAN, _POOLED):
-        row, strict = _row(every[parser], name), _row(every["strict"], name)
-        row["unparsed_rate"], row["output_tokens"] = strict.get("unparsed_rate"), row.get("mean_output_tokens")
-        tables[name] = {metric: _value(row, metric) for metric in _SHOWN}
-    if any(record["status"] == "ok" for record in labelled):
-        _add_intervals(tables, labelled, parser)
-    side = {
-        other: {name: {metric: _rounded(_row(score, name)[metric]) for metric in _SIDE} for name in tables}
-        for other, score in every.items()
-        if other != parser
-    }
-    return tables, side
-
-
-SCORERS: dict[str, Callable[[list[Record], str], Scores]] = {"pope": score_yes_no}
-
-
-def _row(score: Mapping[str, Any], table: str) -> dict[str, Any]:
-    """The row of a split, of the mean over splits, or of all answers together."""
-    held = {_MEAN: "mean_of_splits", _POOLED: "pooled"}
-    return dict(score[held[table]] if table in held else score["splits"][table])
-
-
-def _value(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    value = row.get(metric)
-    if value is None:
-        reasons = row.get("undefined") or {}
-        why = reasons.get("mean_output_tokens" if metric == "output_tokens" else metric)
-        return {"value": None, "reason": str(why or "not defined on these answers")}
-    count = row.get("n_margin" if metric == "auc" else "n")
-    return {"value": _rounded(value), **({} if count is None else {"n": count})}
-
-
-def _add_intervals(tables: dict[str, Table], records: list[Record], parser: str) -> None:
-    """Low and high of every value: bootstrap over images, which carry their questions in all splits."""
-    ok = [record for record in records if record["status"] == "ok"]
-    counts = {"": pope_counts(records, parser=parser), "unparsed_rate": pope_counts(records, parser="strict")}
-    for name, table in tables.items():
-        for metric in (*RATES, "output_tokens", "auc"):
-            held = counts.get(metric, counts[""])
-            if table[metric]["value"] is None:
-                continue
-            if metric == "auc":
-                bounds = _auc_bounds(ok, name)
-            elif metric == "output_tokens":
-                bounds = _bounds(_tokens(ok, held.images, held.splits), _statistic(name, held.splits, _ratio))
-            else:
-                bounds = _bounds(held.counts, _statistic(name, held.splits, _rate(metric)))
-            table[metric] |= {"low": _rounded(bounds[0]), "high": _rounded(bounds[1])}
-
-
-Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
-
-def _statistic(table: str, splits: Sequence[str], of: Statistic) -> Statistic:
-    """`[..., splits, counts] -> [...]` for a table, from a statistic of counts `[..., counts] -> [...]`."""
-    if table == _MEAN:
-        return lambda sums: of(sums).mean(axis=-1)
-    if table == _POOLED:
-        return lambda sums: of(sums.sum(axis=-2))
-    place = list(splits).index(table)
-    return lambda sums: of(sums[..., place, :])
-
-
-def _rate(metric: str) -> Statistic:
-    return lambda sums: pope_rates(sums)[metric]
-
-
-def _ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return sums[..., 0] / sums[..., 1]
-
-
-def _tokens(records: Sequence[Record], images: Sequence[str], splits: Sequence[str]) -> NDArray[np.float64]:
-    """`[images, splits, 2]`: tokens and answers."""
-    rows = {image: row for row, image in enumerate(images)}
-    columns = {split: column for column, split in enumerate(splits)}
-    sums = np.zeros((len(images), len(splits), 2))
-    for record in records:
-        sums[rows[record["image_id"]], columns[record["split"]]] += (record["n_output_tokens"], 1)
-    return sums
-
-
-def _bounds(sums: NDArray[np.float64], statistic: Statistic) -> tuple[float | None, float | None]:
-    found = cluster_bootstrap(sums, statistic, n_resamples=RESAMPLES)
-    return found.low, found.high
-
-
-def _auc_bounds(records: Sequence[Record], table: str) -> tuple[float | None, float | None]:
-    """The interval of an area; none for the mean of areas, whose splits would have to be drawn together."""
-    if table == _MEAN:
-        return None, None
-    chosen = [r for r in records if r["margin"] is not None and table in (_POOLED, r["split"])]
-    found = auc_bootstrap(
-        [r["margin"] for r in chosen],
-        [r["label"] == "yes" for r in chosen],
-        [r["image_id"] for r in chosen],
-        n_resamples=RESAMPLES,
-    )
-    return found.low, found.high
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else round(float(value), DIGITS) + 0.0

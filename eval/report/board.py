@@ -1,4 +1,4 @@
-"""From runs to a leaderboard: sections (model and task), groups (generation mode), rows and paired differences."""
+"""From runs to a leaderboard: sections (model, task, data), groups (generation mode), rows and paired differences."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..compare_captions import FREE, SAME_LENGTH
+from ..compare_scales import MEAN, POOLED, SPLITS, TOTAL
+from ..scoring.mme import SUBTASKS
 from ..statistics import holm
 from .measures import Measure, main_measure, measure
 from .runs import MODES, Run
 from .text import parameters, plain
 
-OVERALL = ("pooled", "mean", "all", "overall")
-SPLITS = ("random", "popular", "adversarial")
+CUT = "cut"
+OVERALL = (MEAN, TOTAL, POOLED, "all", "overall", FREE)
 LEVEL = 0.05
 AUC = measure("auc")
 _TASKS = {"pope": "POPE", "chair": "CHAIR", "mme": "MME", "amber": "AMBER", "nq": "NQ", "repope": "RePOPE"}
@@ -60,6 +63,34 @@ Compare = Callable[[Run, Run, Measure, str], Difference]
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What decides in a section, and a second look at it that a cheap gain does not pass.
+
+    Attributes:
+        measure, table: what decides.
+        check, check_table: the second look: for yes/no questions the area under the ROC curve, which a shift of the
+            threshold leaves alone; for captions the deciding measure at the same length. None where there is none.
+    """
+
+    measure: Measure
+    table: str
+    check: Measure | None = None
+    check_table: str = ""
+
+    @property
+    def check_label(self) -> str:
+        """The heading of the second look."""
+        assert self.check is not None
+        return f"{self.check.label} at same length" if self.check_table == SAME_LENGTH else self.check.label
+
+    @property
+    def check_key(self) -> str:
+        """Its name in the CSV."""
+        assert self.check is not None
+        return f"{self.check.key}_same_length" if self.check_table == SAME_LENGTH else self.check.key
+
+
+@dataclass(frozen=True)
 class Entry:
     """One row: a run, its name within its group, and what it gains over greedy and over the best control."""
 
@@ -69,7 +100,7 @@ class Entry:
     is_best_control: bool = False
     against_greedy: Difference = Difference(None)
     against_control: Difference = Difference(None)
-    auc_gap: Difference = Difference(None)
+    second_look: Difference = Difference(None)
 
     @property
     def role(self) -> str:
@@ -95,21 +126,32 @@ class Group:
 
 @dataclass(frozen=True)
 class Section:
-    """One model on one task."""
+    """One model on one task and one part of its data; `variant` tells it from others of that model and task."""
 
     model: str
     task: str
     task_version: str
-    measure: Measure
-    split: str
+    data: dict[str, Any]
+    scale: Scale
     splits: tuple[str, ...]
     groups: tuple[Group, ...]
     greedy: Run | None
+    variant: str = ""
+
+    @property
+    def measure(self) -> Measure:
+        """What decides."""
+        return self.scale.measure
+
+    @property
+    def split(self) -> str:
+        """The table that decides."""
+        return self.scale.table
 
     @property
     def task_title(self) -> str:
         """The task's name for readers."""
-        return task_title(self.task)
+        return task_title(self.task) + (f" ({self.variant})" if self.variant else "")
 
     @property
     def runs(self) -> list[Run]:
@@ -121,6 +163,16 @@ class Section:
         """Whether the task asks for yes or no."""
         return any(run.score(self.split, "yes_ratio").value is not None for run in self.runs)
 
+    @property
+    def captions(self) -> bool:
+        """Whether the task asks for captions."""
+        return self.measure.key in ("CHAIRs", "CHAIRi")
+
+    @property
+    def subtasks(self) -> bool:
+        """Whether the tables are MME's subtasks."""
+        return self.measure.key == "score" and TOTAL in self.splits
+
 
 def task_title(task: str) -> str:
     """`pope_scenes` is read as `POPE scenes`."""
@@ -129,34 +181,70 @@ def task_title(task: str) -> str:
 
 
 def sections(runs: Sequence[Run], compare: Compare) -> list[Section]:
-    """The runs by task and model."""
-    keys = sorted({(run.task, run.task_version, run.model) for run in runs})
-    return [_section([run for run in runs if (run.task, run.task_version, run.model) == key], compare) for key in keys]
+    """The runs by task, version, model and data: what differs in one of these never shares a leaderboard."""
+    found: dict[tuple[str, str, str, str], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.task, run.task_version, run.model, _identity(run.data)), []).append(run)
+    made = [_section(found[key], compare) for key in sorted(found)]
+    return [replace(section, variant=_variant(section, made)) for section in made]
+
+
+def _variant(section: Section, every: Sequence[Section]) -> str:
+    """`validation, images 200`: the settings of the data in which sections of one model and task differ."""
+    same = [other for other in every if (other.model, other.task) == (section.model, section.task)]
+    words = [f"version {section.task_version}"] if len({other.task_version for other in same}) > 1 else []
+    for key in dict.fromkeys(key for other in same for key in other.data):
+        if len({plain(other.data.get(key)) for other in same}) > 1:
+            value = section.data.get(key)
+            words.append(value if isinstance(value, str) else f"{key} {plain(value)}")
+    return ", ".join(words)
 
 
 def _section(runs: list[Run], compare: Compare) -> Section:
     splits = _splits(runs)
-    split = next((name for name in OVERALL if name in splits), splits[0])
-    keys = {key for run in runs for key, score in run.tables.get(split, {}).items() if score.value is not None}
-    main = main_measure(keys or {key for run in runs for table in run.tables.values() for key in table})
+    scale = _scale(runs, splits)
     settings = {_identity(run.generation): run.generation for run in runs}
     greedy = _plain(runs, "greedy")
     groups = [
-        _group(settings[identity], identity, runs, (main, split), greedy, compare)
+        _group(settings[identity], identity, runs, scale, greedy, compare)
         for identity in sorted(settings, key=lambda item: (_rank(settings[item]), item))
     ]
     first = runs[0]
     return Section(
-        first.model, first.task, first.task_version, main, split, splits, _correct(_told_apart(groups)), greedy
+        model=first.model,
+        task=first.task,
+        task_version=first.task_version,
+        data=first.data,
+        scale=scale,
+        splits=splits,
+        groups=_correct(_told_apart(groups)),
+        greedy=greedy,
     )
 
 
-def _splits(runs: list[Run]) -> tuple[str, ...]:
-    found = {split for run in runs for split in run.tables}
-    known = [split for split in (*SPLITS, "mean", "pooled") if split in found]
-    summary = [split for split in known if split not in SPLITS]
-    others = sorted(found - set(known))
-    return (*(split for split in known if split in SPLITS), *others, *summary)
+def _scale(runs: Sequence[Run], splits: Sequence[str]) -> Scale:
+    """What the runs say decides; where they do not say, the mean over splits and the best known measure."""
+    said = next((run.primary for run in runs if run.primary and run.primary.table in splits), None)
+    if said is not None:
+        table = said.table
+        main = replace(measure(said.metric), better="higher" if said.higher_is_better else "lower")
+    else:
+        table = next((name for name in OVERALL if name in splits), splits[0])
+        keys = {key for run in runs for key, score in run.tables.get(table, {}).items() if score.value is not None}
+        main = main_measure(keys or {key for run in runs for table in run.tables.values() for key in table})
+    if main.key in ("CHAIRs", "CHAIRi"):
+        return Scale(main, table, main, SAME_LENGTH)
+    if any(run.score(table, AUC.key).value is not None for run in runs):
+        return Scale(main, table, AUC, POOLED if table == MEAN and POOLED in splits else table)
+    return Scale(main, table)
+
+
+def _splits(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Splits and subtasks in their order, then what sums them up."""
+    found = dict.fromkeys(split for run in runs for split in run.tables)
+    first = [split for split in (*SPLITS, *SUBTASKS, FREE, CUT) if split in found]
+    last = [split for split in (MEAN, POOLED, TOTAL) if split in found]
+    return (*first, *sorted(found.keys() - {*first, *last}), *last)
 
 
 def _identity(generation: dict[str, Any]) -> str:
@@ -197,48 +285,53 @@ def _group(
     generation: dict[str, Any],
     identity: str,
     runs: list[Run],
-    scale: tuple[Measure, str],
+    scale: Scale,
     greedy: Run | None,
     compare: Compare,
 ) -> Group:
     own = [run for run in runs if _identity(run.generation) == identity]
     others = [_plain(runs, key) for key in ("greedy", "sample")]
     references = [run for run in others if run and _identity(run.generation) != identity]
-    best = _best_control(own, *scale)
+    best = _best_control(own, scale)
     labels = _labels(own)
     entries = []
-    for run in sorted(own, key=lambda run: _order(run, *scale)) + references:
+    for run in sorted(own, key=lambda run: _order(run, scale)) + references:
         entry = Entry(run, labels.get(run.folder, run.title), reference=run in references, is_best_control=run is best)
         entries.append(
             replace(
                 entry,
-                against_greedy=_against(run, greedy, "greedy decoding", scale, compare),
-                against_control=_against(run, best, labels[best.folder] if best else "", scale, compare),
-                auc_gap=_against(run, greedy, "greedy decoding", (AUC, scale[1]), compare),
+                against_greedy=_against(run, greedy, "greedy decoding", scale.measure, scale.table, compare),
+                against_control=_against(
+                    run, best, labels[best.folder] if best else "", scale.measure, scale.table, compare
+                ),
+                second_look=_against(run, greedy, "greedy decoding", scale.check, scale.check_table, compare),
             )
         )
     winner = next((entry for entry in entries if entry.is_best_control), None)
     return Group(generation_label(generation), own[0].mode, generation, tuple(entries), winner)
 
 
-def _order(run: Run, measure: Measure, split: str) -> tuple[bool, float, str, str, str]:
-    value = run.score(split, measure.key).value
-    return (value is None, -measure.gain(value or 0.0), run.key, _identity(run.params), run.name)
+def _order(run: Run, scale: Scale) -> tuple[bool, float, str, str, str]:
+    value = run.score(scale.table, scale.measure.key).value
+    return (value is None, -scale.measure.gain(value or 0.0), run.key, _identity(run.params), run.name)
 
 
-def _best_control(runs: list[Run], measure: Measure, split: str) -> Run | None:
+def _best_control(runs: list[Run], scale: Scale) -> Run | None:
     """The control with the best value; a complete run goes before a partial one."""
-    controls = [run for run in runs if run.is_control and run.score(split, measure.key).value is not None]
-    return min(controls, key=lambda run: (run.partial, *_order(run, measure, split)), default=None)
+    controls = [run for run in runs if run.is_control and run.score(scale.table, scale.measure.key).value is not None]
+    return min(controls, key=lambda run: (run.partial, *_order(run, scale)), default=None)
 
 
-def _against(run: Run, other: Run | None, label: str, scale: tuple[Measure, str], compare: Compare) -> Difference:
-    measure, split = scale
+def _against(
+    run: Run, other: Run | None, label: str, measure: Measure | None, table: str, compare: Compare
+) -> Difference:
+    if measure is None:
+        return Difference(None, reason="there is no second look at this measure")
     if other is None:
         return Difference(None, reason="there is no such run to compare with")
     if run is other:
         return Difference(None, reason="this is the run the others are compared with", other=label)
-    return replace(compare(run, other, measure, split), other=label)
+    return replace(compare(run, other, measure, table), other=label)
 
 
 def _labels(runs: list[Run]) -> dict[Any, str]:
@@ -262,8 +355,8 @@ def _label(run: Run, same: list[Run]) -> str:
 
 
 def _correct(groups: list[Group]) -> tuple[Group, ...]:
-    """Holm's correction over the strategies of the section, for each of the two comparisons."""
-    for name in ("against_greedy", "against_control"):
+    """Holm's correction over the strategies of the section, for each of the comparisons that are tested."""
+    for name in ("against_greedy", "against_control", "second_look"):
         family = [entry for group in groups for entry in group.strategies if getattr(entry, name).p is not None]
         adjusted = holm([getattr(entry, name).p for entry in family])
         table = {(entry.run.folder): value for entry, value in zip(family, adjusted, strict=True)}

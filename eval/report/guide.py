@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..compare_paired import AUC_RESAMPLES
 from ..statistics import RESAMPLES
 from .board import Section
-from .paired import AUC_RESAMPLES
 
 
 def guide(found: Sequence[Section]) -> list[tuple[str, str]]:
@@ -22,6 +22,10 @@ def guide(found: Sequence[Section]) -> list[tuple[str, str]]:
     ]
     if any(section.yes_no for section in found):
         parts += _YES_NO
+    if any(section.captions for section in found):
+        parts += _CAPTIONS
+    if any(section.subtasks for section in found):
+        parts += _SUBTASKS
     parts += [
         (
             "Intervals",
@@ -63,5 +67,22 @@ _YES_NO = [
         "The area under the ROC curve of the yes-no margin asks whether present objects get a larger margin than "
         "absent ones, whatever the threshold. A constant shift cannot change it. A strategy that grounds answers "
         "in the image can raise it; one that only shifts cannot.",
+    ),
+]
+_CAPTIONS = [
+    (
+        "Why recall and length beside CHAIR",
+        "Whoever says less hallucinates less. CHAIRs is the share of captions that name an absent object, CHAIRi the "
+        "share of such words among all object words; both fall when captions get shorter. So the difference is shown "
+        "again with both captions of every image cut to the words of the shorter one, and captions are scored cut to "
+        "the length of greedy decoding's. A gain that is gone at the same length was one of length.",
+    ),
+]
+_SUBTASKS = [
+    (
+        "acc, acc+ and score",
+        "Each image of a subtask has two questions, one to be answered yes and one no. acc is the share of right "
+        "answers, acc+ the share of images with both right; a subtask's score is 100 acc + 100 acc+, at most 200. "
+        "Saying the same to everything gives 50. Images are drawn within the subtasks that ask about them.",
     ),
 ]

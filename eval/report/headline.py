@@ -14,15 +14,37 @@ from .board import Difference, Entry, Group, Section
 from .measures import Measure, measure
 from .text import count
 
+_MOST = 3
+"""Tasks that a headline names one by one."""
+_RULE = (
+    "To beat its controls, a strategy needs paired 95\u00a0% intervals on the better side of both greedy decoding and "
+    "the best control of its generation mode, after correction for many comparisons"
+)
+_RULE_FOR_CAPTIONS = "; captions must also be better at the same length"
 _MODE_WORDS = {"greedy": "greedy", "sample": "sampled", "beam": "beam search"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence, and the sentences that prove it."""
+    """What the runs of one section show.
+
+    Attributes:
+        title: one sentence.
+        detail: the sentences that prove it.
+        claim: the title without the model.
+        entry: the strategy that it is about; None where there is none.
+        group: the strategy's generation mode.
+        name: how the text calls the strategy.
+        won: whether it beats its controls.
+    """
 
     title: str
     detail: str
+    claim: str = ""
+    entry: Entry | None = None
+    group: Group | None = None
+    name: str = ""
+    won: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,13 +58,20 @@ def finding(section: Section) -> Finding:
     """What the runs of one section show."""
     candidates = _candidates(section)
     if not candidates:
-        title = f"On {section.model}, no strategy was measured on {section.task_title}."
-        return Finding(title, f"There are {count(len(section.runs), 'run')}; add a strategy, such as decoder=vcd.")
+        claim = f"no strategy was measured on {section.task_title}."
+        detail = f"There are {count(len(section.runs), 'run')}; add a strategy, such as decoder=vcd."
+        return Finding(f"On {section.model}, {claim}", detail, f"{claim[0].upper()}{claim[1:]}")
     winners = [item for item in candidates if beats(item.entry, section)]
     chosen = min(winners or candidates, key=lambda item: _closeness(item, section.measure))
+    claim = _claim(section, winners, candidates, chosen)
     return Finding(
-        f"On {section.model}, {_claim(section, winners, candidates, chosen)}.",
+        f"On {section.model}, {claim}.",
         _detail(section, chosen, len(candidates), bool(winners)),
+        f"{claim[0].upper()}{claim[1:]}.",
+        chosen.entry,
+        chosen.group,
+        chosen.name,
+        bool(winners),
     )
 
 
@@ -58,11 +87,20 @@ def _candidates(section: Section) -> list[_Candidate]:
 
 
 def beats(entry: Entry, section: Section) -> bool:
-    """Whether the row is clearly better than the best control of its mode and than greedy decoding."""
+    """Whether the row is clearly better than the best control of its mode and than greedy decoding.
+
+    Captions must also be better than greedy decoding's at the same length.
+    """
+    return _beats_as_generated(entry, section) and not (section.captions and _only_shorter(entry, section))
+
+
+def _beats_as_generated(entry: Entry, section: Section) -> bool:
     gaps = [entry.against_control, entry.against_greedy]
-    if section.greedy is None:
-        return False
-    return all(better(gap, section.measure) for gap in gaps)
+    return section.greedy is not None and all(better(gap, section.measure) for gap in gaps)
+
+
+def _only_shorter(entry: Entry, section: Section) -> bool:
+    return not better(entry.second_look, section.measure)
 
 
 def better(gap: Difference, main: Measure) -> bool:
@@ -87,6 +125,8 @@ def _claim(section: Section, winners: Sequence[_Candidate], all_of: Sequence[_Ca
         return f"{_winners(winners, chosen, len(all_of))} greedy decoding and the best control on {task}"
     if not any(item.entry.against_control.tested for item in all_of):
         return f"nothing can be claimed on {task} yet: no strategy was compared with a control sample by sample"
+    if section.captions and _beats_as_generated(chosen.entry, section):
+        return f"{name} beats its controls on {task}, but not clearly at the same length"
     if len(all_of) > 1:
         return f"none of {len(all_of)} strategy runs clearly beats its controls on {task}"
     gap, control = chosen.entry.against_control, control_name(chosen.group)
@@ -128,8 +168,8 @@ def _against_greedy(section: Section, entry: Entry, subject: str) -> str:
     gap, main = entry.against_greedy, section.measure
     if gap.value is None:
         return f"{subject} cannot be held against greedy decoding: {gap.reason}."
-    noun = "accuracy" if main.key == "accuracy" else main.label
-    return f"{subject} changes {section.task_title} {noun} by {amount(gap, main)} against greedy decoding."
+    lower = " (lower is better)" if main.better == "lower" else ""
+    return f"{subject} changes {section.task_title} {main.noun}{lower} by {amount(gap, main)} against greedy decoding."
 
 
 def _against_control(section: Section, chosen: _Candidate) -> str:
@@ -158,18 +198,24 @@ def _relation(gap: Difference, main: Measure) -> str:
 
 
 def _answers(section: Section, entry: Entry) -> str:
-    """How yes-ratio and area move from greedy decoding: whether answers shifted or were ranked better."""
-    greedy = section.greedy
+    """The second look at a gain, and how the answers changed: what tells grounding from a cheap gain."""
+    greedy, scale = section.greedy, section.scale
     if greedy is None:
         return ""
+    look = ""
+    if section.captions and scale.check is not None and entry.second_look.value is not None:
+        look = f"Cut to the same length, {scale.check.noun} changes by {amount(entry.second_look, scale.check)}."
+    named = [("yes_ratio", "the yes-ratio"), ("auc", "the AUC of the margin")]
+    if section.captions:
+        named = [("recall", "recall"), ("length", "the length of a caption")]
     moves = []
-    for key, words in (("yes_ratio", "The yes-ratio"), ("auc", "the AUC of the margin")):
+    for key, words in named:
         before, after = (run.score(section.split, key).value for run in (greedy, entry.run))
         if before is not None and after is not None:
             item = measure(key)
             moves.append(f"{words} goes from {item.show(before)} to {item.show(after)}{item.suffix}")
     text = ", ".join(moves)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    return " ".join(part for part in (look, f"{text[0].upper()}{text[1:]}." if text else "") if part)
 
 
 def amount(gap: Difference, main: Measure) -> str:
@@ -183,16 +229,37 @@ def amount(gap: Difference, main: Measure) -> str:
 
 
 def overall(found: Sequence[Section]) -> Finding:
-    """The headline of the page: the finding of the only section, or the count over all of them."""
+    """The headline of the page: the finding of the only section, or what holds over all of them."""
     if len(found) == 1:
         return finding(found[0])
-    rows = [(entry, section) for section in found for group in section.groups for entry in group.strategies]
-    if not rows:
+    findings = [(section, finding(section)) for section in found]
+    judged = [(section, item) for section, item in findings if item.entry is not None]
+    if not judged:
         return Finding("Only controls were run: there is no strategy to judge yet.", "Each section has its table.")
-    winners = sum(beats(entry, section) for entry, section in rows)
-    verb = "beat" if winners > 1 else "beats"
+    models = {section.model for section in found}
+    where = f"On {found[0].model}, " if len(models) == 1 else ""
+
+    def place(section: Section) -> str:
+        return section.task_title if where else f"{section.task_title} with {section.model}"
+
+    winners: dict[str, list[str]] = {}
+    for section, item in judged:
+        if item.won and item.entry is not None:
+            winners.setdefault(item.entry.label, []).append(place(section))
+    won = [f"{name} beats its controls on {listed(tasks, 'and')}" for name, tasks in winners.items()]
+    lost = [place(section) for section, item in judged if not item.won]
+    if sum(map(len, winners.values())) > _MOST:
+        won = [f"a strategy beats its controls on {len(judged) - len(lost)} of {len(judged)} tasks"]
+    elif lost:
+        nothing = "nothing clearly does on" if won else "no strategy clearly beats its controls on"
+        won.append(f"{nothing} {listed(lost) if len(lost) <= _MOST else f'any of {len(lost)} tasks'}")
+    title = where + ", and ".join(["; ".join(won[:-1]), won[-1]] if len(won) > 1 else won)
     return Finding(
-        f"{winners or 'None'} of {count(len(rows), 'strategy run')} {verb} greedy decoding and the best control, "
-        f"over {len(found)} pairs of model and task.",
-        "A win needs paired 95 % intervals on the better side against both, after correction for many comparisons.",
+        f"{title[0].upper()}{title[1:]}.",
+        f"{_RULE}{_RULE_FOR_CAPTIONS if any(section.captions for section in found) else ''}.",
     )
+
+
+def listed(names: Sequence[str], last: str = "or") -> str:
+    """`a, b or c`."""
+    return f" {last} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

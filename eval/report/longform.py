@@ -13,8 +13,9 @@ from .text import csv_text, finite
 
 COLUMNS = (
     *("model", "task", "split", "generation", "decoder", "params", "metric", "value", "low", "high", "n"),
-    *("kind", "partial", "reason", "run"),
+    *("kind", "partial", "reason", "run", "task_version", "data"),
 )
+GREEDY_CUT = "greedy_cut_to_this"
 Figure = tuple[str, str, Score]
 
 
@@ -33,11 +34,12 @@ def long_form(found: Sequence[Section]) -> str:
 
 def _lines(section: Section, group: Group, entry: Entry) -> Iterator[list[str]]:
     run = entry.run
-    params = json.dumps(run.params, ensure_ascii=False, sort_keys=True)
+    params, data = (json.dumps(held, ensure_ascii=False, sort_keys=True) for held in (run.params, section.data))
     for split, metric, score in _figures(section, entry):
         texts = [section.model, section.task, split, generation_label(group.generation, full=True), run.key, params]
         numbers = [_number(score.value), _number(score.low), _number(score.high), _number(score.n)]
         rest = [run.kind, "true" if run.partial else "false", score.reason, run.name]
+        rest += [section.task_version, data]
         yield [*map(csv_text, texts), csv_text(metric), *numbers, *map(csv_text, rest)]
 
 
@@ -46,6 +48,8 @@ def _figures(section: Section, entry: Entry) -> Iterator[Figure]:
     for split in section.splits:
         for metric, score in run.tables.get(split, {}).items():
             yield split, metric, score
+    for metric, score in run.like.items():
+        yield GREEDY_CUT, metric, score
     for parser in sorted(run.parsers):
         for split, table in run.parsers[parser].items():
             for metric, score in table.items():
@@ -53,8 +57,8 @@ def _figures(section: Section, entry: Entry) -> Iterator[Figure]:
     main = section.measure.key
     yield section.split, f"{main}_minus_greedy", _gap(entry.against_greedy)
     yield section.split, f"{main}_minus_best_control", _gap(entry.against_control)
-    if section.yes_no:
-        yield section.split, "auc_minus_greedy", _gap(entry.auc_gap)
+    if section.scale.check is not None:
+        yield section.scale.check_table, f"{section.scale.check_key}_minus_greedy", _gap(entry.second_look)
     yield from _cost(entry)
 
 

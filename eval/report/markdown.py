@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .headline import Finding
+from .overview import HEADS, Line
 from .tables import Row, Table
 from .text import markdown as safe
 from .text import shorten
@@ -15,21 +16,27 @@ if TYPE_CHECKING:
 
 
 def markdown_report(
-    views: Sequence[View], headline: Finding, left_out: Sequence[str], guide: Sequence[tuple[str, str]]
+    views: Sequence[View],
+    headline: Finding,
+    overview: Sequence[Line],
+    left_out: Sequence[str],
+    guide: Sequence[tuple[str, str]],
 ) -> str:
     """Headline, leaderboards, splits, parsers and the notes that explain them."""
     lines = [f"# {safe(headline.title)}", "", safe(headline.detail, start=True), ""]
+    lines += _overview(overview)
     lines += _warning(left_out)
     for view in views:
         lines += [f"## {safe(view.title)}", ""]
+        lines += [safe(f"Data: {view.data}.", start=True), ""] if view.data else []
         if len(views) > 1:
             lines += [f"**{safe(view.finding.title)}**", "", safe(view.finding.detail, start=True), ""]
         lines += _warning(["Read this first", *view.warnings] if view.warnings else [])
         lines += ["### Leaderboard", ""]
         lines += [line for table in view.boards for line in _table(table)]
-        if len(view.section.splits) > 1:
-            lines += ["### By split", ""]
-            lines += [line for table in view.splits for line in _table(table)]
+        if view.parts:
+            lines += [f"### {view.part_title}", ""]
+            lines += [line for table in view.parts for line in _table(table)]
         if view.parsers:
             lines += ["### Parsers", ""]
             lines += [line for table in view.parsers for line in _table(table)]
@@ -37,6 +44,17 @@ def markdown_report(
     for heading, text in guide:
         lines += [f"**{safe(heading)}.** {safe(text)}", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _overview(lines: Sequence[Line]) -> list[str]:
+    if not lines:
+        return []
+    found = [f"| {' | '.join(HEADS)} |", "| --- | --- | --- | ---: | ---: | ---: | --- |"]
+    for line in lines:
+        cells = [safe(cell.flat) for cell in line.cells]
+        texts = [f"**{safe(line.title)}**", safe(line.strategy), safe(line.measure), *cells, safe(line.control)]
+        found.append(f"| {' | '.join(texts)} |")
+    return [*found, "", *(f"- **{safe(line.title)}**: {safe(line.claim)}" for line in lines), ""]
 
 
 def _warning(items: Sequence[str]) -> list[str]:

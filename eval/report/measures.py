@@ -34,6 +34,11 @@ class Measure:
         return f"{self.label},\u00a0%" if self.percent else self.label
 
     @property
+    def noun(self) -> str:
+        """The label within a sentence."""
+        return self.label.lower() if self.label in ("Accuracy", "Score", "Recall", "Length") else self.label
+
+    @property
     def suffix(self) -> str:
         """The unit after a value in a sentence."""
         return "\u00a0%" if self.percent else ""
@@ -70,18 +75,23 @@ _KNOWN = (
     _percent("mc1", "MC1", "share of questions whose likeliest choice is right", "higher"),
     _percent("mc2", "MC2", "probability on the right choices", "higher"),
     _percent("mc3", "MC3", "share of right choices ranked above all wrong ones", "higher"),
-    _percent("chair_i", "CHAIR-i", "share of named objects that are not in the image", "lower"),
-    _percent("chair_s", "CHAIR-s", "share of captions that name an absent object", "lower"),
-    _percent("f1", "F1", "harmonic mean of precision and recall; yes is the positive class", "higher"),
-    _percent("precision", "Precision", "share of what was said to be there that is", "higher"),
+    Measure("score", "Score", "100 acc + 100 acc+ in each subtask, added up", digits=1, better="higher"),
+    _percent("acc", "acc", "share of right answers", "higher"),
+    _percent("acc_plus", "acc+", "share of images with both questions right", "higher"),
+    _percent("CHAIRs", "CHAIRs", "share of captions that name an absent object", "lower"),
+    _percent("CHAIRi", "CHAIRi", "share of named objects that are not in the image", "lower"),
     _percent("recall", "Recall", "share of what is there that was said to be", "higher"),
+    _percent("precision", "Precision", "share of what was said to be there that is", "higher"),
+    _percent("f1", "F1", "harmonic mean of precision and recall", "higher"),
     Measure("auc", "AUC", "area under the ROC curve of the yes-no margin: no threshold", better="higher"),
     _percent("yes_ratio", "Yes-ratio", "share of answers that say yes", None),
+    Measure("length", "Length", "mean words of a caption, punctuation included", digits=1),
+    _percent("share_cut_off", "Cut off", "share of captions that hit the token limit", None),
     Measure("output_tokens", "Answer length", "mean tokens of an answer, end token included", digits=1),
     _percent("unparsed_rate", "Unparsed", "share of answers the strict parser cannot read as yes or no", "lower"),
 )
 MEASURES = {measure.key: measure for measure in _KNOWN}
-MAIN = ("accuracy", "exact_match", "mc1", "chair_i", "chair_s", "f1")
+MAIN = ("accuracy", "exact_match", "mc1", "score", "CHAIRs", "CHAIRi", "f1")
 
 
 def measure(key: str) -> Measure:

@@ -27,7 +27,7 @@ _NAMES = {
     "masked_only": "Masked only",
     "random_heads": "Random heads",
     "sample": "Sampling",
-    "shift": "Constant yes/no shift",
+    "shift": "Yes/no shift",
     "vcd": "VCD",
 }
 
@@ -44,8 +44,21 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Primary:
+    """The figure that decides: table, measure, and which way is better."""
+
+    table: str
+    metric: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
 class Run:
-    """One scored run: one model, decoder, task and generation mode."""
+    """One scored run: one model, decoder, task and generation mode.
+
+    `data` says which part of the task's data it is about. `like` holds the scores of greedy captions cut to the length
+    of this run's.
+    """
 
     folder: Path
     name: str
@@ -66,12 +79,17 @@ class Run:
     parsers: dict[str, dict[str, dict[str, Score]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     manifest: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    primary: Primary | None = None
+    scorer: str = ""
+    decoder_title: str = ""
+    like: dict[str, Score] = field(default_factory=dict)
     timing: dict[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """The decoder's name for readers."""
-        return _NAMES.get(self.key, self.key)
+        return self.decoder_title or _NAMES.get(self.key, self.key)
 
     @property
     def mode(self) -> str:
@@ -183,6 +201,11 @@ def read_run(folder: Path, name: str) -> Run:
         parsers=_parsers(metrics),
         notes=tuple(str(note) for note in metrics.get("notes") or ()),
         manifest=manifest,
+        data=_object(metrics, "data"),
+        primary=_primary(metrics.get("primary")),
+        scorer=_scorer(manifest, metrics),
+        decoder_title=str(decoder.get("title") or "").strip(),
+        like=_scores(_like(metrics), metrics),
         timing=timing,
     )
 
@@ -213,6 +236,25 @@ def _word(data: dict[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _Unusable(f"`{key}` is missing in metrics.json")
     return value.strip()
+
+
+def _primary(value: Any) -> Primary | None:
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in ("table", "metric")):
+        return None
+    return Primary(value["table"], value["metric"], value.get("higher_is_better") is not False)
+
+
+def _scorer(manifest: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """The scorer that the manifest names, or the one that the task's name begins with."""
+    held = manifest.get("scorer")
+    named = held.get("name") if isinstance(held, dict) else None
+    return str(named or _word(metrics, "task").lower().partition("_")[0])
+
+
+def _like(metrics: dict[str, Any]) -> Any:
+    """The table of greedy captions cut to this run's length."""
+    held = metrics.get("like")
+    return held.get("table") if isinstance(held, dict) else None
 
 
 def _whole(data: dict[str, Any], key: str) -> int:

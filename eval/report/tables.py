@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .board import Difference, Entry, Group, Section, generation_label
+from .board import CUT, Difference, Entry, Group, Section, generation_label
 from .headline import better, worse
 from .measures import MEASURES, Measure, ordered
 from .runs import Run, Score
 from .text import DASH, finite, number, parameters
 
 ANSWERS = ("yes_ratio", "output_tokens", "unparsed_rate")
-NAMES = {"mean": "mean of splits", "pooled": "pooled"}
+NAMES = {"mean": "mean of splits", "free": "as generated", "cut": "cut to greedy's length", "total": "all subtasks"}
+_CAPTION = ("CHAIRs", "CHAIRi", "recall", "length")
+_CUT = ("CHAIRs", "CHAIRi", "recall")
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,7 @@ def split_title(split: str) -> str:
 
 def leaderboard(section: Section, group: Group) -> Table:
     """Scores, paired differences, answers and cost of one generation mode."""
-    present = _present(section, section.split)
-    hidden = (*ANSWERS, "precision", "recall") if section.yes_no else ANSWERS
-    scores = [item for item in present if item.key not in hidden]
-    scores.sort(key=lambda item: item.key != section.measure.key)
-    answers = [MEASURES[key] for key in ANSWERS if MEASURES[key] in present]
+    scores, answers = _chosen(section)
     columns = [_column(item, "Scores") for item in scores] + _difference_columns(section, group)
     columns += [_column(item, "Answers") for item in answers]
     columns += [Column("Errors", "samples that failed; never scored as answers", "Answers"), *_COST]
@@ -117,6 +115,19 @@ def leaderboard(section: Section, group: Group) -> Table:
     return _table(caption, columns, rows)
 
 
+def _chosen(section: Section) -> tuple[list[Measure], list[Measure]]:
+    """The measures of a leaderboard: scores, the deciding one first, and what describes the answers."""
+    present = _present(section, section.split)
+    if section.captions:
+        return [item for item in present if item.key in _CAPTION], [
+            item for item in present if item.key in ("share_cut_off", "output_tokens")
+        ]
+    hidden = (*ANSWERS, "precision", "recall") if section.yes_no else ANSWERS
+    scores = [item for item in present if item.key not in hidden]
+    scores.sort(key=lambda item: item.key != section.measure.key)
+    return scores, [MEASURES[key] for key in ANSWERS if MEASURES[key] in present]
+
+
 _COST = (
     Column("Time", "seconds of this decoder over plain greedy generate() on the same requests", "Cost"),
     Column("Rows per token", "rows of the batch per generated token", "Cost"),
@@ -124,15 +135,57 @@ _COST = (
 )
 
 
-def by_split(section: Section, group: Group) -> Table:
-    """The main measure in every split."""
-    main = section.measure
-    columns = [Column(split_title(split)) for split in section.splits]
-    rows = [
-        _row(entry, [score_cell(entry.run.score(split, main.key), main) for split in section.splits])
-        for entry in group.entries
-    ]
-    return _table(f"{main.heading} by split: {group.label}", columns, rows)
+def by_part(section: Section, group: Group) -> Table | None:
+    """The main measure by split or subtask; of captions, cut to the same length; None where there is one table only."""
+    if section.captions:
+        return _at_greedys_length(section, group) if CUT in section.splits else None
+    return _by_split(section, group) if len(section.splits) > 1 else None
+
+
+def part_title(section: Section) -> str:
+    """The heading above these tables."""
+    if section.captions:
+        return "At the same length"
+    return "By subtask" if section.subtasks else "By split"
+
+
+def _at_greedys_length(section: Section, group: Group) -> Table:
+    """Captions as they are, cut to the words of greedy's, and greedy's cut to the words of theirs."""
+    main, span = section.measure, "Cut to greedy's length"
+    why = "scored without greedy's captions; `score --like GREEDY` cuts to them"
+    columns = [_column(main, "As generated"), *(_column(MEASURES[key], span) for key in _CUT)]
+    columns.append(
+        Column(main.heading, "greedy's captions, cut to the words of this run's", "Greedy, cut to this length")
+    )
+    rows = []
+    for entry in group.entries:
+        run = entry.run
+        cells = [score_cell(run.score(section.split, main.key), main)]
+        if run is section.greedy:
+            cells += [Cell(DASH, word="greedy itself")] * (len(_CUT) + 1)
+        else:
+            held = [run.tables.get(CUT, {}).get(key) or Score(None, reason=why) for key in _CUT]
+            cells += [score_cell(score, MEASURES[key]) for score, key in zip(held, _CUT, strict=True)]
+            cells.append(score_cell(run.like.get(main.key) or Score(None, reason=why), main))
+        rows.append(_row(entry, cells))
+    return _table(f"Captions cut to the same length: {group.label}", columns, rows)
+
+
+def _by_split(section: Section, group: Group) -> Table:
+    """The main measure in every split; of MME's subtasks also acc and acc+."""
+    main, splits = section.measure, section.splits
+    columns = [Column(split_title(split)) for split in splits]
+    rows = [_row(entry, [_split_cell(section, entry.run, split) for split in splits]) for entry in group.entries]
+    what = "subtask, acc and acc+ below" if section.subtasks else "split"
+    return _table(f"{main.heading} by {what}: {group.label}", columns, rows)
+
+
+def _split_cell(section: Section, run: Run, split: str) -> Cell:
+    cell = score_cell(run.score(split, section.measure.key), section.measure)
+    if not section.subtasks or cell.order is None:
+        return cell
+    parts = [(MEASURES[key], run.score(split, key).value) for key in ("acc", "acc_plus")]
+    return replace(cell, below=", ".join(f"{item.label} {item.show(v)}" for item, v in parts if v is not None))
 
 
 def one_split(section: Section, split: str, several: bool) -> list[Table]:
@@ -222,13 +275,16 @@ def _difference_columns(section: Section, group: Group) -> list[Column]:
         Column(f"{main.label} to greedy", "this run minus greedy decoding, same samples", span),
         Column(f"{main.label} to best control", f"this run minus the best control of its mode: {best}", span),
     ]
-    if _has_auc(section):
-        columns.append(Column("AUC to greedy", "change of the area under the ROC curve", span))
+    if section.scale.check is not None:
+        columns.append(Column(f"{section.scale.check_label} to greedy", _check_meaning(section), span))
     return columns
 
 
-def _has_auc(section: Section) -> bool:
-    return any(run.score(section.split, "auc").value is not None for run in section.runs)
+def _check_meaning(section: Section) -> str:
+    if section.captions:
+        return "both captions of each image cut to the words of the shorter"
+    table = "" if section.scale.check_table == section.split else f", {split_title(section.scale.check_table)}"
+    return f"change of the area under the ROC curve{table}"
 
 
 def _difference_cells(section: Section, entry: Entry) -> list[Cell]:
@@ -239,8 +295,8 @@ def _difference_cells(section: Section, entry: Entry) -> list[Cell]:
         difference_cell(entry.against_greedy, main, itself, judged),
         difference_cell(entry.against_control, main, best, judged),
     ]
-    if _has_auc(section):
-        cells.append(difference_cell(entry.auc_gap, MEASURES["auc"], itself, judged))
+    if section.scale.check is not None:
+        cells.append(difference_cell(entry.second_look, section.scale.check, itself, judged))
     return cells
 
 

@@ -21,11 +21,12 @@ from .guide import guide
 from .headline import Finding, finding, overall
 from .longform import long_form
 from .markdown import markdown_report
+from .overview import overview
 from .paired import Pairs
 from .provenance import Fact, left_out, provenance, warnings
 from .runs import Run, Unread, find_runs
-from .tables import Table, by_split, leaderboard, one_split, parser_table, split_title
-from .text import clean, shorten, unbroken
+from .tables import Table, by_part, leaderboard, one_split, parser_table, part_title, split_title
+from .text import clean, plain, shorten, unbroken
 
 
 class ReportPaths(NamedTuple):
@@ -42,13 +43,15 @@ class View:
 
     id: str
     title: str
+    data: str
     split: str
     section: Section
     finding: Finding
     warnings: tuple[str, ...]
     charts: tuple[Chart, ...]
     boards: tuple[Table, ...]
-    splits: tuple[Table, ...]
+    parts: tuple[Table, ...]
+    part_title: str
     details: tuple[tuple[str, list[Table]], ...]
     parsers: tuple[Table, ...]
     notes: tuple[str, ...]
@@ -71,7 +74,7 @@ def write_report(folder: Path, out: Path | None = None) -> ReportPaths:
     views = [_view(section, number) for number, section in enumerate(found, 1)]
     texts = {
         "report.html": _html(views, found, runs, unread),
-        "report.md": markdown_report(views, overall(found), left_out(unread), guide(found)),
+        "report.md": markdown_report(views, overall(found), overview(views), left_out(unread), guide(found)),
         "report.csv": long_form(found),
     }
     for name, text in texts.items():
@@ -85,17 +88,38 @@ def _view(section: Section, number: int) -> View:
     return View(
         id=f"s{number}",
         title=f"{section.task_title} on {section.model}",
+        data=_data(section),
         split=split_title(section.split),
         section=section,
         finding=finding(section),
         warnings=tuple(warnings(section)),
         charts=tuple(drawn for layout in (WIDE, NARROW) if (drawn := chart(section, layout))),
         boards=tuple(leaderboard(section, group) for group in section.groups),
-        splits=tuple(by_split(section, group) for group in section.groups),
+        parts=tuple(table for group in section.groups if (table := by_part(section, group))),
+        part_title=part_title(section),
         details=tuple((split_title(split), one_split(section, split, several)) for split in section.splits),
         parsers=tuple(table for table in parsers if table),
-        notes=tuple(dict.fromkeys(note for run in section.runs for note in run.notes)),
+        notes=tuple(_run_notes(section)),
     )
+
+
+def _data(section: Section) -> str:
+    """`split test, images 500`."""
+    named = [(name.replace("_", " "), plain(value)) for name, value in section.data.items() if value is not None]
+    return ", ".join(f"{name} {value}" for name, value in named)
+
+
+def _run_notes(section: Section) -> list[str]:
+    """What all runs note, and what some do with their names."""
+    notes: dict[str, list[str]] = {}
+    entries = [entry for group in section.groups for entry in group.entries if not entry.reference]
+    for entry in entries:
+        for note in entry.run.notes:
+            notes.setdefault(note, []).append(entry.label)
+    return [
+        note if len(labels) == len(entries) else f"{', '.join(dict.fromkeys(labels))}: {note}"
+        for note, labels in notes.items()
+    ]
 
 
 def _html(views: list[View], found: list[Section], runs: list[Run], unread: list[Unread]) -> str:
@@ -111,6 +135,7 @@ def _html(views: list[View], found: list[Section], runs: list[Run], unread: list
         headline=overall(found),
         facts=_facts(found, runs),
         views=views,
+        overview=overview(views),
         left_out=left_out(unread),
         guide=guide(found),
         provenance=provenance(found),

@@ -2,6 +2,8 @@
 
     images/scene_000000.png ...         64 x 64 RGB
     scenes_pope_{random,popular,adversarial}.json    POPE's own JSON Lines
+    instances_scenes.json, captions_scenes.json      COCO's own annotation files, for CHAIR
+    mme/{existence,count,position,color}.txt         MME's own files, one for each subtask
     captions.json                       {image: the reference caption}
     objects.json                        {image: facts: objects, counts, colours, places}
     world.json                          version, hash, split, seed, counts, and the sha256 of every other file
@@ -9,6 +11,7 @@
 The scenes have broken pairs: a partner stays in about 25 %, where training had 90 %. POPE's adversarial negatives come
 from co-occurrence in the *training* scenes, because it is that prior which models bring; counted in these scenes, where
 the pairs are broken, they would ask for other objects. `world.json` says how many negatives are absent partners.
+`tasks.mme_builder` says what MME's questions ask for.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from ..tasks import pope_builder
+from ..tasks import chair_builder, mme_builder, pope_builder
 from . import language, world
 from .scene import Scene, draw_scene, world_hash
 
@@ -32,7 +35,9 @@ CACHE_VARIABLE = "SIGHTLINE_CACHE"
 TRAINING_SCENES = 2000
 """How many training scenes the co-occurrence of kinds is counted in."""
 MANIFEST = "world.json"
-LAYOUT = 1
+INSTANCES, CAPTIONS = "instances_scenes.json", "captions_scenes.json"
+MME = "mme"
+LAYOUT = 2
 """The version of the folder's layout; another number makes old folders stale."""
 
 
@@ -116,7 +121,8 @@ def _order(split: DatasetSplit, images: int, seed: int) -> dict[str, Any]:
 
 def _looks_ours(folder: Path) -> bool:
     """Whether a folder without manifest holds only names that a build writes."""
-    known = {"images", "captions.json", "objects.json", *map(pope_file, pope_builder.SPLITS)}
+    known = {"images", "captions.json", "objects.json", INSTANCES, CAPTIONS, MME}
+    known |= set(map(pope_file, pope_builder.SPLITS))
     return {item.name for item in folder.iterdir()} <= known
 
 
@@ -133,23 +139,53 @@ def _write(folder: Path, order: Mapping[str, Any]) -> None:
     (folder / "images").mkdir()
     for name, scene in scenes.items():
         scene.image().save(folder / "images" / name)
+    _dump(folder / "captions.json", {name: language.caption(scene) for name, scene in scenes.items()})
+    _dump(folder / "objects.json", {name: scene.facts() for name, scene in scenes.items()})
+    _write_coco(folder, scenes)
+    facts = {
+        "pope": _write_pope(folder, scenes, seed),
+        "adversarial_cooccurrence": f"the first {TRAINING_SCENES} training scenes",
+        "mme": _write_mme(folder / MME, scenes),
+    }
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    hashes = {name: _sha256((folder / name).read_bytes()) for name in files}
+    _dump(folder / MANIFEST, {**order, **facts, "sha256": hashes})
+
+
+def _write_pope(folder: Path, scenes: Mapping[str, Scene], seed: int) -> dict[str, dict[str, Any]]:
+    """POPE's three files; what there is to know of each."""
     rows = [{"image": name, "objects": list(scene.kinds)} for name, scene in scenes.items()]
-    pope: dict[str, dict[str, Any]] = {}
-    for pope_split in pope_builder.SPLITS:
-        questions = pope_builder.build_pope(rows, pope_split, seed=seed, cooccurrence=training_cooccurrence())
-        (folder / pope_file(pope_split)).write_text(
-            "".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8"
-        )
-        pope[pope_split] = {
+    facts: dict[str, dict[str, Any]] = {}
+    for split in pope_builder.SPLITS:
+        questions = pope_builder.build_pope(rows, split, seed=seed, cooccurrence=training_cooccurrence())
+        _write_text(folder / pope_file(split), "".join(json.dumps(row) + "\n" for row in questions))
+        facts[split] = {
             "questions": len(questions),
             "negatives_that_are_absent_partners": round(partner_share(questions, scenes), 4),
         }
-    _dump(folder / "captions.json", {name: language.caption(scene) for name, scene in scenes.items()})
-    _dump(folder / "objects.json", {name: scene.facts() for name, scene in scenes.items()})
-    counted = f"the first {TRAINING_SCENES} training scenes"
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    hashes = {name: _sha256((folder / name).read_bytes()) for name in files}
-    _dump(folder / MANIFEST, {**order, "pope": pope, "adversarial_cooccurrence": counted, "sha256": hashes})
+    return facts
+
+
+def _write_coco(folder: Path, scenes: Mapping[str, Scene]) -> None:
+    """COCO's instance and caption files, without indents as theirs are."""
+    made = {INSTANCES: chair_builder.build_instances(scenes), CAPTIONS: chair_builder.build_captions(scenes)}
+    for name, content in made.items():
+        _write_text(folder / name, json.dumps(content) + "\n")
+
+
+def _write_mme(folder: Path, scenes: Mapping[str, Scene]) -> dict[str, Any]:
+    """MME's four files; what there is to know of them."""
+    folder.mkdir()
+    subtasks = mme_builder.build_mme(scenes)
+    for subtask, rows in subtasks.items():
+        _write_text(folder / f"{subtask}.txt", mme_builder.as_text(rows))
+    existence = subtasks["existence"]
+    return {
+        "images": len({image for image, _, _ in existence}),
+        "questions": {subtask: len(rows) for subtask, rows in subtasks.items()},
+        "existence_negatives": mme_builder.NEGATIVES,
+        "existence_negatives_that_are_absent_partners": round(mme_builder.partner_share(existence, scenes), 4),
+    }
 
 
 def partner_share(questions: Sequence[Mapping[str, Any]], scenes: Mapping[str, Scene]) -> float:
@@ -176,7 +212,11 @@ def _replace(part: Path, folder: Path, order: Mapping[str, Any]) -> None:
 
 
 def _dump(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    _write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _sha256(content: bytes) -> str:

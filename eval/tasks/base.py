@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..scoring.vocabulary import Vocabulary
+
 
 @dataclass(frozen=True)
 class Document:
-    """One question about one image.
+    """One question (or request) about one image.
 
     Attributes:
         split: part of the task, such as `random`.
@@ -53,12 +55,14 @@ class Dataset:
         images: folder that the image names belong to.
         sources: the files the documents came from.
         world: version and hash of a generated data set; None for files.
+        truth: image id -> object classes true of it, for tasks that score captions; None for others.
     """
 
     documents: tuple[Document, ...]
     images: Path
     sources: tuple[Source, ...]
     world: Mapping[str, Any] | None = None
+    truth: Mapping[str, Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Task:
         scorer: key in `eval.score`.
         parser: the dialect that answers are read in by default.
         answers: label -> words whose first-token probability enters the margin; empty = no margin.
+        vocabulary: the object words that captions are read with; None for tasks without captions.
         places: options that say where data lies, not what it is; they do not enter keys.
     """
 
@@ -87,4 +92,5 @@ class Task:
     scorer: str = "pope"
     parser: str = "pope_official"
     answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    vocabulary: Vocabulary | None = None
     places: frozenset[str] = frozenset()

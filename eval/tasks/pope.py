@@ -7,14 +7,14 @@ included. A row that cannot be read costs one sample, not the run.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...decoders.controls import NO, YES
 from ..errors import ConfigError, DataError, unknown
+from . import files
 from .base import Dataset, Document, Source, Task
 
 SPLITS = ("random", "popular", "adversarial")
@@ -41,20 +41,14 @@ def load(options: Mapping[str, Any]) -> Dataset:
         f"Get the question files from github.com/RUCAIBox/POPE (folder output) and {_WHERE[name]}, then give "
         "task.data=FOLDER and task.images=FOLDER; task=pope_scenes needs no download."
     )
-    data = _folder("task.data", options["data"], "question files", hint)
-    images = _folder("task.images", options["images"], "images", hint)
+    data = files.folder("pope", "task.data", options["data"], "question files", hint)
+    images = files.folder("pope", "task.images", options["images"], "images", hint)
     return read_folder(data, images, name, check_splits(options["splits"]), hint)
 
 
 def check_splits(value: Any) -> tuple[str, ...]:
     """The splits asked for, in the order of `SPLITS`; raises `ConfigError`."""
-    asked = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
-    for split in asked:
-        if split not in SPLITS:
-            raise ConfigError(*unknown("split (task.splits)", split, SPLITS))
-    if not asked:
-        raise ConfigError(f"task.splits must be a list of splits, got {value!r}.", f"Known: {', '.join(SPLITS)}.")
-    return tuple(split for split in SPLITS if split in asked)
+    return files.chosen("task.splits", "split", value, SPLITS)
 
 
 def read_folder(
@@ -96,7 +90,7 @@ def read_file(file: Path, split: str) -> tuple[list[Document], Source]:
         if document.doc_id in seen:
             raise DataError(f"{file.name} holds question_id {document.doc_id} twice.", "Ids are unique within a file.")
         seen.add(document.doc_id)
-    return documents, Source(file.name, hashlib.sha256(content).hexdigest(), len(documents), len(broken))
+    return documents, Source(file.name, files.sha256(content), len(documents), len(broken))
 
 
 def _rows(content: bytes, name: str) -> Iterator[tuple[str, Any, str | None]]:
@@ -123,7 +117,7 @@ def _document(split: str, place: str, row: Any, problem: str | None) -> Document
     problem = problem or _problem(row)
     if problem is None:
         return Document(split, str(row["question_id"]), row["image"], row["text"], row["label"])
-    known = isinstance(row, Mapping) and isinstance(row.get("image"), str) and _is_text(row["image"])
+    known = isinstance(row, Mapping) and isinstance(row.get("image"), str) and files.is_text(row["image"])
     return Document(
         split, place.replace(" ", "-"), row["image"] if known else "", "", None, f"DataError: {place} {problem}"
     )
@@ -139,29 +133,11 @@ def _problem(row: Any) -> str | None:
     if isinstance(row["question_id"], bool) or not isinstance(row["question_id"], int | str):
         return "has a question_id that is neither a number nor text"
     for name in ("image", "text"):
-        if not isinstance(row[name], str) or not row[name].strip() or not _is_text(row[name]):
+        if not isinstance(row[name], str) or not row[name].strip() or not files.is_text(row[name]):
             return f"has no readable {name!r}"
     if row["label"] not in ("yes", "no"):
         return f"has the label {row['label']!r}, neither yes nor no"
     return None
-
-
-def _is_text(value: str) -> bool:
-    """Whether the text can be written as UTF-8 (no lone surrogates)."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _folder(option: str, value: Any, holds: str, hint: str) -> Path:
-    if not isinstance(value, str) or not value:
-        raise DataError(f"task=pope needs {option}, the folder with the {holds}.", hint)
-    path = Path(value).expanduser()
-    if not path.is_dir():
-        raise DataError(f"{option} {value!r} is not a folder.", hint)
-    return path
 
 
 TASK = Task(

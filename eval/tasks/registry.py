@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, TaskCollision, UnknownTask, unknown
-from . import pope, pope_scenes
+from . import chair, chair_scenes, mme, mme_scenes, pope, pope_scenes
 from .base import Dataset, Task
 
 _TASKS: dict[str, Task] = {}
@@ -58,5 +58,5 @@ def settle(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
     return {**task.options, **options}
 
 
-register(pope.TASK)
-register(pope_scenes.TASK)
+for _task in (chair.TASK, chair_scenes.TASK, mme.TASK, mme_scenes.TASK, pope.TASK, pope_scenes.TASK):
+    register(_task)

@@ -66,7 +66,7 @@ def test_settings_may_refer_to_each_other():
         (["decoder=vdc"], "There is no decoder 'vdc'. Did you mean 'vcd'?"),
         (["decodr=vcd"], "There is no group 'decodr'. Did you mean 'decoder'?"),
         (["decoder=vcd", "decoder.alpah=1"], "There is no setting 'decoder.alpah'. Did you mean 'decoder.alpha'?"),
-        (["decoder.alpha=1"], "It belongs to decoder=vcd."),
+        (["decoder.noise_step=1"], "It belongs to decoder=vcd."),
         (["generation.temperature=2"], "It belongs to generation=sample."),
         (["run.batchsize=3"], "Did you mean 'run.batch_size'?"),
         (["+run.batchsize=3"], "Did you mean 'run.batch_size'?"),

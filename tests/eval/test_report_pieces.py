@@ -103,14 +103,14 @@ def test_measures() -> None:
     assert main_measure({"weird"}).label == "weird"
     assert [item.key for item in ordered({"zeta", "auc", "f1"})] == ["f1", "auc", "zeta"]
     assert measure("some_score").heading == "some score"
-    assert MEASURES["chair_i"].gain(-0.1) == 0.1
+    assert MEASURES["CHAIRi"].gain(-0.1) == 0.1
 
 
 def test_verdicts_follow_the_interval_and_the_correction() -> None:
     main = MEASURES["accuracy"]
     clear = Difference(0.02, 0.01, 0.03, p=0.001, adjusted=0.01)
     assert better(clear, main)
-    assert worse(clear, MEASURES["chair_i"])
+    assert worse(clear, MEASURES["CHAIRi"])
     assert not better(Difference(0.02, -0.01, 0.05), main)
     assert not better(Difference(0.02), main)
     corrected = Difference(0.02, 0.01, 0.03, p=0.04, adjusted=0.2)

@@ -40,6 +40,8 @@ def test_perfect_and_useless_answers(launch):
             "high": 4.0,
         } or (table["output_tokens"]["value"] == 4.0)
     assert list(metrics["tables"]) == ["random", "popular", "adversarial", "mean", "pooled"]
+    assert metrics["primary"] == {"table": "mean", "metric": "accuracy", "higher_is_better": True}
+    assert metrics["decoder"] == {"key": "greedy", "kind": "control", "title": "Greedy", "params": {}}
     assert set(metrics["parsers"]) == set(PARSERS) - {"pope_official"}
     answered(folder, lambda r: ("Yes", 0.0))
     yes = score_run(folder)["tables"]["random"]
@@ -130,6 +132,14 @@ def test_folders_that_hold_no_run(tmp_path, launch):
     (folder / "manifest.json").write_text("[1]")
     with pytest.raises(RunFolderError, match="JSON object"):
         score_run(folder)
+
+
+def test_decoders_of_other_places_go_by_their_key(launch):
+    folder = launch().folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["decoder"]["key"] = "theirs"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert score_run(folder)["decoder"]["title"] == "theirs"
 
 
 def test_limited_runs_say_so(launch):
