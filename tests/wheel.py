@@ -1,6 +1,6 @@
 """Builds the wheel, installs it into a clean environment outside the checkout, imports every module, loads every YAML.
 
-    python tests/wheel.py
+python tests/wheel.py
 """
 
 import os
