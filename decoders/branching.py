@@ -97,8 +97,6 @@ class Runner(ABC):
         """True while the runner itself calls the model: hooks let such calls pass."""
         self.owner_kwargs: dict[str, Any] = {}
         """How `generate()` called the owner for the step that runs."""
-        self.extra_forwards = 0
-        """Forwards of the decoder beyond the base's own."""
 
     @abstractmethod
     def before(self, kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
@@ -211,7 +209,6 @@ class RowsRunner(Runner):
         self.present(tuple(prefilled))
         with self.own_call(), torch.no_grad():
             self.adapter.decoder(**take_streams(first, prefilled, len(self.streams)))
-        self.extra_forwards += 1
         each = rows_of(joined) // len(self.streams)
         sources = [prefilled.index(place) if place in prefilled else 0 for place in range(len(self.streams))]
         select_cache_rows(cache, torch.cat([torch.arange(each) + each * source for source in sources]))
@@ -247,8 +244,7 @@ class SequentialRunner(Runner):
             self.present((place,), spared=spared)
             with self.own_call(), torch.no_grad():
                 found.append(self.adapter.owner.forward(**self.owner_kwargs).logits[:, -self.columns :])
-            self.extra_forwards += 1
-        self._current = 0
+            self._current = 0
         return tuple(found)
 
     def _start(self, cache: Cache) -> None:
@@ -266,7 +262,6 @@ class SequentialRunner(Runner):
         first, last = split_last(kwargs)
         with self.own_call(), torch.no_grad():
             self.adapter.decoder(**first)
-        self.extra_forwards += 1
         for place, stream in enumerate(self.streams):
             if stream.fork:
                 _copy_rows(cache, self.caches[place])

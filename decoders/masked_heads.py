@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .calibration.lists import AUTO, find
 from .calibration.ranking import HeadRanking
 from .strategy import Branch, HeadEdit, Request, Strategy
+
+if TYPE_CHECKING:
+    from ..models.adapter import Adapter
 
 HEAD_MASK_MODES = ("uniform", "zero")
 SCOPES = ("all", "answer")
@@ -50,6 +53,12 @@ class MaskedHeads(Strategy):
         rule = f"at most {listed}, the length of the list of {ranking.model!r}"
         self.check(self.num_heads <= listed, "num_heads", rule, "A list of your own may hold every head.")
         return ranking.top(self.num_heads)
+
+    def calibration(self, adapter: Adapter) -> str | None:
+        """The heads that are disabled: another list gives other answers under the same parameters."""
+        if self.num_heads == 0:
+            return None
+        return " ".join(f"{layer}-{head}" for layer, head in self.chosen(find(self.heads or AUTO, adapter)))
 
     def masked(self, request: Request) -> Branch:
         """The branch in which the chosen heads are disabled."""

@@ -218,6 +218,10 @@ class Strategy:
             request.adapter.require_images(request.inputs, self.key)
         return self.plan(request)
 
+    def calibration(self, adapter: Adapter) -> str | None:
+        """What a calibration makes of this strategy on this model, as text for keys; None where none is used."""
+        return None
+
     def params(self) -> dict[str, Any]:
         """The fields as plain values, for manifests."""
         return dataclasses.asdict(self)

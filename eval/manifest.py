@@ -42,10 +42,12 @@ def identity(
     generation: GenerationSettings,
 ) -> dict[str, Any]:
     """Everything that decides the answers of a run, as JSON holds it."""
+    calibration = strategy.calibration(loaded.adapter)
     content = {
         "sightline": package_version("sightline"),
         "model": {"name": settings.model.title, "fingerprint": loaded.fingerprint},
-        "decoder": {"key": strategy.key, "params": strategy.params()},
+        "decoder": {"key": strategy.key, "params": strategy.params()}
+        | ({} if calibration is None else {"calibration": calibration}),
         "task": {
             "name": task.name,
             "version": task.version,
