@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import decoders, eval, models
     from .decoders import (
+        CODE,
         VCD,
         Attachment,
         CutOnly,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = _version("sightline")
 _HOMES = {"load": "models", "SightlineError": "models.errors"}
 __all__ = [
+    "CODE",
     "VCD",
     "Attachment",
     "CutOnly",

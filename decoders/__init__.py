@@ -1,13 +1,15 @@
 """Decoding strategies, their controls, and the engine that runs them."""
 
 from .attachment import Attachment
+from .code import CODE
 from .controls import CutOnly, Greedy, Sample, Shift
 from .decore import DeCoRe
 from .generate import attach, generate
 from .head_controls import MaskedOnly, RandomHeads
+from .plan import Branch, HeadEdit, Plan, Request, Step
 from .registry import build, get, names, register
 from .scoring import score
-from .strategy import Branch, HeadEdit, Plan, Request, Step, Strategy
+from .strategy import Strategy
 from .vcd import VCD
 
 __all__ = [

@@ -7,9 +7,8 @@ the user's list vouches that every step was contrasted. docs/engine.md explains 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
@@ -29,33 +28,17 @@ from ..models.errors import (
     NotContrasted,
     UnsupportedMode,
 )
-from .branching import Branching, Runner, Stream, choose
+from .branching import Branching, choose
 from .contrast import cut, widen
+from .layers import layer_states
+from .plan import Branch, Plan, Request, Step
+from .refining import Refiner
 from .rows import columns_of
-from .strategy import Branch, HeadEdit, KeyBias, Plan, Request, Step, Strategy
+from .runner import Runner, Stream
+from .stats import Stats
+from .strategy import Strategy
 
 _ATTACHED: WeakSet[nn.Module] = WeakSet()
-
-
-@dataclass
-class Stats:
-    """What a generation cost. Plain decoding (nothing attached) counts tokens alone.
-
-    Attributes:
-        encodes: forwards that only built a branch's embeddings (vision tower and projector).
-        forwards: steps of the generate loop, the prefill included.
-        passes: calls of the decoder, those that the engine adds included (a fork's prefill, sequential branches).
-        rows: rows summed over passes.
-        columns: rows times columns summed over passes: tokens that went through the decoder.
-        tokens: tokens chosen, summed over base rows.
-    """
-
-    encodes: int = 0
-    forwards: int = 0
-    passes: int = 0
-    rows: int = 0
-    columns: int = 0
-    tokens: int = 0
 
 
 class Attachment(LogitsProcessor):
@@ -76,6 +59,7 @@ class Attachment(LogitsProcessor):
         self.plan: Plan = strategy.prepare(request)
         self._adapter = adapter
         self._ids: Tensor | None = request.inputs.get("input_ids")
+        self._context: dict[str, Any] = dict(self.plan.context)
         self._states: dict[int, LayerState] = {}
         self._runner: Runner | None = None
         self._stack = ExitStack()
@@ -149,23 +133,38 @@ class Attachment(LogitsProcessor):
             stack.callback(_ATTACHED.discard, decoder)
             if self.plan.needs_attention:
                 self._install_attention(stack)
-            streams = [Stream(None, _mask(request.inputs)), *(self._stream(b, request) for b in self.plan.branches)]
-            self._runner = kind(self._adapter, streams, self._states)
+            self._runner = self._made(request, kind)
             stack.callback(self._release_cache)
             for handle in (
                 owner.register_forward_pre_hook(_uncompiled(self._before_owner), with_kwargs=True),
                 decoder.register_forward_pre_hook(_uncompiled(self._before_decoder), with_kwargs=True),
                 decoder.register_forward_pre_hook(_uncompiled(self._count), with_kwargs=True),
+                decoder.register_forward_hook(_uncompiled(self._after_decoder)),
                 owner.register_forward_hook(_uncompiled(self._after_owner)),
             ):
                 stack.callback(handle.remove)
             self._stack = stack.pop_all()
 
+    def _made(self, request: Request, kind: type[Runner]) -> Runner:
+        """The runner of this plan's streams."""
+        base = Stream(None, _mask(request.inputs), self._image(request.inputs))
+        streams = [base, *(self._stream(branch, request) for branch in self.plan.branches)]
+        runner = kind(self._adapter, streams, self._states)
+        if runner.pending:
+            settings = self.plan, self.strategy.refine, request.inputs, self._states, self.stats, self._context.update
+            refiner = Refiner(self._adapter, *settings)
+            runner.refine = lambda kwargs, cache: refiner(runner, kwargs, cache)
+        return runner
+
+    def _image(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Which columns of these inputs hold image tokens, `[batch, length]` of bool."""
+        return self._adapter.image_mask(inputs["input_ids"])
+
     def _install_attention(self, stack: ExitStack) -> None:
         self._adapter.self_check()
         edits = [self.plan.edits, *(branch.edits for branch in self.plan.branches)]
         biases = [self.plan.bias, *(branch.bias for branch in self.plan.branches)]
-        self._states = _layer_states(edits, biases, self.plan.probes, (self._adapter.layers, self._adapter.heads))
+        self._states = layer_states(edits, biases, self.plan.probes, (self._adapter.layers, self._adapter.heads))
         modules = self._adapter.attention_modules()
         held = {modules[layer]: state for layer, state in self._states.items()}
         stack.enter_context(installed(self._adapter.decoder, held))
@@ -173,21 +172,25 @@ class Attachment(LogitsProcessor):
     def _stream(self, branch: Branch, request: Request) -> Stream:
         """A branch with its prompt's embeddings, from the model's own forward on the branch's inputs."""
         if not branch.own_prompt:
-            return Stream(None, _mask(request.inputs), fork=branch.fork)
+            mask, image = _mask(request.inputs), self._image(request.inputs)
+            return Stream(None, mask, image, branch.fork, refined=branch.refined)
         inputs = {**request.inputs, **branch.inputs}
         self.stats.encodes += 1
         with ExitStack() as stack:
             if branch.vision_edits:
                 modules = self._adapter.vision_attention_modules()
                 shape = (len(modules), self._adapter.vision_heads)
-                states = _layer_states([branch.vision_edits], [None], (), shape)
+                states = layer_states([branch.vision_edits], [None], (), shape)
                 held = {modules[layer]: state for layer, state in states.items()}
                 stack.enter_context(installed(self._adapter.vision_tower, held))
             prompt = self._adapter.prompt_embeddings(inputs)
-        aside = prompt.shape[1] != request.inputs["input_ids"].shape[1]
-        return Stream(prompt, _mask(inputs), fork=branch.fork, aside=aside)
+        mask, base = _mask(inputs), _mask(request.inputs)
+        aside = mask.shape != base.shape or not torch.equal(mask, base)
+        return Stream(prompt, mask, self._image(inputs), branch.fork, aside)
 
     def _before_owner(self, _module: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
+        if self._running.busy:
+            return
         self._running.owner_kwargs = kwargs
         if self.stats.forwards:
             return
@@ -229,6 +232,10 @@ class Attachment(LogitsProcessor):
         self.stats.forwards += 1
         return args, called
 
+    def _after_decoder(self, _module: nn.Module, _args: tuple, output: Any) -> Any:
+        runner = self._running
+        return output if runner.busy else runner.after(output)
+
     def _count(self, _module: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
         """Runs after `_before_decoder` on every call of the decoder, the runner's own included."""
         rows, columns = columns_of(kwargs).shape[:2]
@@ -262,6 +269,8 @@ class Attachment(LogitsProcessor):
         self._running.release(cache, self._rows)
 
     def _after_owner(self, _module: nn.Module, _args: tuple, output: Any) -> Any:
+        if self._running.busy:
+            return output
         if not all(state.calls for state in self._states.values()):
             raise NotContrasted(
                 "The attention function was changed while attached; edits and probes no longer act.",
@@ -275,10 +284,20 @@ class Attachment(LogitsProcessor):
     def _contrast(self, place: int, *streams: Tensor) -> Tensor:
         """Scores `[rows, vocab]` of one position; `place` counts the positions of this forward."""
         base, *branches = (widen(logits) for logits in streams)
-        step = Step(self._vouched + place, self._probes(), self.plan.context)
+        step = Step(self._vouched + place, self._probes(), self._context)
+        base = self._gated(base, branches, step)
         self.uncut = self.strategy.combine(base, branches, step)
         keep = self.strategy.keep(base, branches, step)
         return self.uncut if keep is None else cut(self.uncut, keep)
+
+    def _gated(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:
+        """The base, or its twin in the rows where the gate is open; both go on from the one that was chosen."""
+        opened = self.strategy.gate(base, branches, step)
+        if opened is None or self._cache is None:
+            return base
+        twin = next(place for place, branch in enumerate(self.plan.branches) if branch.twin)
+        self._running.settle(self._cache, opened, twin + 1)
+        return torch.where(opened[:, None], branches[twin], base)
 
     def _probes(self) -> dict[int, Tensor]:
         return {layer: state.reading for layer, state in self._states.items() if state.reading is not None}
@@ -294,44 +313,6 @@ def _mask(inputs: Mapping[str, Any]) -> Tensor:
     """Padding mask `[batch, length]` of model inputs; all ones where none is given."""
     mask = inputs.get("attention_mask")
     return torch.ones_like(inputs["input_ids"]) if mask is None else mask
-
-
-def _layer_states(
-    edits: Sequence[Sequence[HeadEdit]],
-    biases: Sequence[KeyBias | None],
-    probes: Sequence[int],
-    shape: tuple[int, int],
-) -> dict[int, LayerState]:
-    """One state per layer that is edited, biased or probed.
-
-    Args:
-        edits, biases: stream by stream.
-        probes: layers.
-        shape: layers and heads there are.
-    """
-    layers, heads = shape
-    states = {layer: LayerState(probe=True) for layer in probes}
-    for stream, (stream_edits, bias) in enumerate(zip(edits, biases, strict=True)):
-        for edit in stream_edits:
-            _check_heads(edit, layers, heads)
-            state = states.setdefault(edit.layer, LayerState())
-            if getattr(state, edit.mode) is None:
-                setattr(state, edit.mode, torch.zeros(len(edits), heads, dtype=torch.bool))
-            getattr(state, edit.mode)[stream, list(edit.heads)] = True
-        for layer in bias.layers if bias else ():
-            state = states.setdefault(layer, LayerState())
-            state.bias, state.biased = bias.act if bias else None, (*state.biased, stream)
-    return states
-
-
-def _check_heads(edit: HeadEdit, layers: int, heads: int) -> None:
-    outside = [head for head in edit.heads if not 0 <= head < heads]
-    if not 0 <= edit.layer < layers or outside:
-        raise UnsupportedMode(
-            f"There is no head {outside or list(edit.heads)} in layer {edit.layer}: this model has {layers} layers of "
-            f"{heads} heads.",
-            "Use a head list that was made for this model (sightline calibrate).",
-        )
 
 
 def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..models.errors import InvalidParameter
 from .contrast import plausible
+from .plan import Plan, Request, Step
 from .registry import register
-from .strategy import Kind, Plan, Request, Step, Strategy
+from .strategy import Kind, Strategy
 
 YES = ("Yes", " Yes", "yes", " yes", "YES", " YES")
 NO = ("No", " No", "no", " no", "NO", " NO")

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from .contrast import extrapolate, plausible
 from .masked_heads import MaskedHeads
+from .plan import Plan, Request, Step
 from .registry import register
-from .strategy import Plan, Request, Step
 
 STATIC_ALPHA = 0.5
 

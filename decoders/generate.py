@@ -12,8 +12,9 @@ from ..models.auto import adapter_for
 from ..models.errors import SightlineError, UnsupportedMode
 from .attachment import Attachment
 from .branching import Branching
+from .plan import Request
 from .registry import build
-from .strategy import Request, Strategy
+from .strategy import Strategy
 
 UNSUPPORTED = (
     "assistant_model",

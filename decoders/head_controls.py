@@ -17,8 +17,9 @@ from torch import Tensor
 from .calibration.ranking import HeadRanking
 from .decore import DeCoRe
 from .masked_heads import MaskedHeads
+from .plan import Plan, Request, Step
 from .registry import register
-from .strategy import Kind, Plan, Request, Step
+from .strategy import Kind
 
 EXCLUDED = 100
 """Heads of the model's list, from the top, that are never drawn; in small models only those that DeCoRe disables."""

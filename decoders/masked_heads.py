@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .calibration.lists import AUTO, find
 from .calibration.ranking import HeadRanking
-from .strategy import Branch, HeadEdit, Request, Strategy
+from .plan import Branch, HeadEdit, Request
+from .strategy import Strategy
 
 if TYPE_CHECKING:
     from ..models.adapter import Adapter

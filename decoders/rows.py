@@ -60,9 +60,8 @@ def overlay(base: Tensor, prompt: Tensor, past: int) -> Tensor:
     return torch.cat([own, base[:, own.shape[1] :]], dim=1)
 
 
-def pad_left(streams: Sequence[Tensor]) -> Tensor:
-    """Streams `[rows, length_k, ...]` of different lengths as one batch, zeros on the left."""
-    width = max(stream.shape[1] for stream in streams)
+def pad_left(streams: Sequence[Tensor], width: int) -> Tensor:
+    """Streams `[rows, length_k, ...]` of different lengths as one batch of that width, zeros on the left."""
 
     def padded(stream: Tensor) -> Tensor:
         zeros = stream.new_zeros(stream.shape[0], width - stream.shape[1], *stream.shape[2:])
@@ -149,3 +148,36 @@ def reordering(reorder: Callable[..., Any], streams: int) -> Callable[[Tensor], 
         return reorder((beam_idx[None] + offsets).flatten())
 
     return reorder_all
+
+
+def join_caches(cache: Any, other: Any, order: Tensor) -> None:
+    """Put the rows of `other`, a cache of the same kind that has seen as much, behind those of `cache`, in `order`."""
+    for layer, more in zip(cache.layers, other.layers, strict=True):
+        for name in ("keys", "values"):
+            tensor = getattr(layer, name, None)
+            if isinstance(tensor, Tensor) and tensor.numel():
+                joined = torch.cat([tensor, getattr(more, name)])
+                setattr(layer, name, joined.index_select(0, order.to(tensor.device)))
+        if hasattr(layer, "max_batch_size"):
+            layer.max_batch_size = len(order)
+
+
+def settle_newest(
+    base: Any, twin: Any, opened: Tensor, seen: int, places: tuple[slice, slice] = (slice(None), slice(None))
+) -> None:
+    """Give the newest keys and values of the chosen row to both of two caches.
+
+    Args:
+        base, twin: the caches; they may be the same one.
+        opened: rows where the twin was chosen, `[rows]` of bool.
+        seen: columns so far; a window that has moved on, or a growing cache, holds the newest one last.
+        places: rows of base and twin in their caches.
+    """
+    for layer, other in zip(base.layers, twin.layers, strict=True):
+        for name in ("keys", "values"):
+            one, two = getattr(layer, name), getattr(other, name)
+            column = min(seen, one.shape[2]) - 1
+            mine, its = one[places[0], :, column], two[places[1], :, column]
+            chosen = torch.where(opened.to(one.device)[:, None, None], its, mine)
+            one[places[0], :, column] = chosen
+            two[places[1], :, column] = chosen

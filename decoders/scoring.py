@@ -18,7 +18,8 @@ from ..models.errors import InputsMismatch
 from .attachment import Attachment
 from .branching import Branching
 from .generate import as_strategy
-from .strategy import Request, Strategy
+from .plan import Request
+from .strategy import Strategy
 
 Candidate = Tensor | Sequence[int] | Sequence[Sequence[int]]
 """Token ids of one continuation: the same for every prompt, or one for each prompt."""

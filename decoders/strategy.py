@@ -15,143 +15,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
-from ..models.attention import EditMode
 from ..models.errors import InvalidParameter, MissingProcessor
+from .plan import Plan, Prompt, Refinement, Request, Step
 
 if TYPE_CHECKING:
     from ..models.adapter import Adapter
 
 Kind = Literal["strategy", "control"]
-
-
-@dataclass(frozen=True)
-class HeadEdit:
-    """Query heads of one layer that attend uniformly, or lose their output, in one stream.
-
-    Attributes:
-        layer: 0-based.
-        heads: 0-based query heads.
-        mode: `uniform` (post-RoPE query set to zero) or `zero` (head output set to zero).
-    """
-
-    layer: int
-    heads: tuple[int, ...]
-    mode: EditMode = "uniform"
-
-
-@dataclass(frozen=True, eq=False)
-class KeyBias:
-    """An additive bias on the attention scores of the last query row, in some layers.
-
-    Attributes:
-        layers: 0-based.
-        act: from scaled scores before the mask, `[rows, heads, keys]`, to what is added to them (broadcastable).
-    """
-
-    layers: tuple[int, ...]
-    act: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Branch:
-    """A row of the batch beside every base row, with altered evidence and the base's own new tokens.
-
-    Attributes:
-        name: how traces and errors call it.
-        inputs: model inputs that replace those attached (other `pixel_values`, or a whole prompt of another length:
-            `input_ids` with its `attention_mask`); the rest is shared.
-        edits: attention edits on this branch alone.
-        fork: share the base's prefill and edit from the last prompt token on; else edits act on the prompt too.
-        vision_edits: attention edits in the vision tower while this branch's image is encoded.
-        bias: key bias on this branch alone.
-    """
-
-    name: str
-    inputs: Mapping[str, Any] = field(default_factory=dict)
-    edits: tuple[HeadEdit, ...] = ()
-    fork: bool = False
-    vision_edits: tuple[HeadEdit, ...] = ()
-    bias: KeyBias | None = None
-
-    @property
-    def own_prompt(self) -> bool:
-        """True if its embeddings are not the base's."""
-        return bool(self.inputs or self.vision_edits)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one `generate()` needs. The empty plan is plain decoding: no hook is placed.
-
-    Attributes:
-        branches: in the order in which `combine` gets their logits.
-        edits: attention edits on the base rows.
-        bias: key bias on the base rows.
-        probes: layers whose last query row is read at each step.
-        combines: whether logits are changed at all.
-        context: tensors or numbers worked out once, handed to `combine` at each step.
-    """
-
-    branches: tuple[Branch, ...] = ()
-    edits: tuple[HeadEdit, ...] = ()
-    bias: KeyBias | None = None
-    probes: tuple[int, ...] = ()
-    combines: bool = False
-    context: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-
-    @property
-    def is_neutral(self) -> bool:
-        """True if nothing would differ from plain decoding."""
-        return not (self.branches or self.edits or self.bias or self.probes or self.combines)
-
-    @property
-    def is_stepwise(self) -> bool:
-        """True if something acts on the newest query row alone, so that a text cannot be scored in one forward."""
-        return bool(self.probes or self.bias or any(branch.bias for branch in self.branches))
-
-    @property
-    def needs_attention(self) -> bool:
-        """True if our attention function has to run."""
-        return bool(self.edits or self.bias or self.probes or any(b.edits or b.bias for b in self.branches))
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """What a strategy may look at when it plans.
-
-    Attributes:
-        inputs: the model inputs that were attached; `input_ids` is `[batch, length]`.
-        adapter: the model family.
-        processor: the model's processor, or None if the caller gave none.
-        scoring: True where given continuations are scored, False where text is generated.
-    """
-
-    inputs: Mapping[str, Any]
-    adapter: Adapter
-    processor: Any = None
-    scoring: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One decoding step, as `combine` sees it.
-
-    Attributes:
-        index: 0 for the first generated token.
-        probes: layer -> attention of the last query row, `[streams * batch, heads, keys]`.
-        context: the plan's context.
-    """
-
-    index: int
-    probes: Mapping[int, Tensor] = field(default_factory=dict)
-    context: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,6 +60,18 @@ class Strategy:
     def plan(self, request: Request) -> Plan:
         """Moment 1: what this generation needs. The default is plain decoding."""
         return Plan()
+
+    def refine(self, prompt: Prompt) -> Refinement:
+        """Moment 2: the prompts of branches that the plan left open (`Branch.refined`)."""
+        raise NotImplementedError(f"{self.key} plans a refined branch and does not refine it.")
+
+    def gate(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
+        """Moment 3: rows whose base gives way to its twin at this step, `[batch]` of bool; None where none does.
+
+        Args:
+            base, branches, step: as for `combine`, which comes after and is given the base that was chosen.
+        """
+        return None
 
     def combine(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:
         """Moment 4: the logits to decode from.

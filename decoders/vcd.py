@@ -27,8 +27,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .contrast import extrapolate, plausible
+from .plan import Branch, Plan, Request, Step
 from .registry import register
-from .strategy import Branch, Plan, Request, Step, Strategy
+from .strategy import Strategy
 
 STEPS = 1000
 SCHEDULES = ("sigmoid", "constant_gamma")

@@ -139,13 +139,15 @@ def compare(arguments: Sequence[str]) -> int:
 
 def leaderboard(arguments: Sequence[str]) -> int:
     """`sightline leaderboard NAME [OVERRIDE...]`"""
-    board = importlib.import_module(".leaderboard", __package__)
+    boards = importlib.import_module(".boards", __package__)
     parser = _parser("leaderboard", "Make every run of a list, with the model loaded once, and report over all.")
-    parser.add_argument("name", metavar="NAME", help=f"{', '.join(board.boards())}, or a YAML file")
+    parser.add_argument("name", metavar="NAME", help=f"{', '.join(boards.boards())}, or a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="for every run, such as run.limit=50")
     given = parser.parse_intermixed_args(list(arguments))
     command = ["sightline", "leaderboard", *arguments]
-    report, failed = board.run_board(board.read_board(given.name), given.overrides, command)
+    board = boards.read_board(given.name)
+    making = importlib.import_module(".leaderboard", __package__)
+    report, failed = making.run_board(board, given.overrides, command)
     sys.stdout.write(f"{report}\n")
     if failed:
         sys.stderr.write(f"sightline: {failed} samples have no answer; the report counts them\n")

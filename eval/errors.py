@@ -30,6 +30,14 @@ class DataError(SightlineError, ValueError):
     """The data of a task is missing, empty or contradicts itself."""
 
 
+class TooFewObjects(DataError):
+    """A data set, or one image of it, holds too few objects for the questions that a builder makes."""
+
+
+class UnfitDecoder(SightlineError, ValueError):
+    """A decoder that has no meaning for the answers of a task."""
+
+
 class ImageError(SightlineError, ValueError):
     """One image cannot be used; costs its samples, not the run."""
 

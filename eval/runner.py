@@ -22,11 +22,12 @@ from transformers.utils import logging as hub_logging
 
 from .. import decoders, models
 from ..decoders import Strategy
+from ..decoders.controls import Shift
 from ..models import Loaded
 from ..models.errors import SightlineError
 from . import manifest as manifests
 from .answering import Answerer, Words
-from .errors import ConfigError, ImageError, RunFailed
+from .errors import ConfigError, ImageError, RunFailed, UnfitDecoder
 from .folder import SUMMARY, RunFolder, is_complete
 from .images import locate, open_image
 from .naming import run_path
@@ -97,9 +98,7 @@ def run(
         SightlineError: the run cannot be made as asked, before the first answer; or the model fails on everything.
         Interrupted: the user stopped it; running it again goes on.
     """
-    strategy = decoders.build(settings.decoder.name, dict(settings.decoder.params))
-    task = tasks.get(settings.task.name)
-    options = tasks.settle(task, settings.task.params)
+    strategy, task, options = settle(settings)
     generation = settings.generation.settled(strategy.mode, task.max_new_tokens)
     dataset = task.load(options)
     documents = limited(dataset.documents, settings.run.limit, settings.run.seed)
@@ -122,6 +121,23 @@ def run(
         beside = manifests.facts(settings, loaded, strategy, task, plan, words, command)
         job = Job(settings, task, dataset, strategy, Answerer(loaded, strategy, generation, words), plan, folder)
         return job.carry_out(manifests.build(same, beside), held, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+
+def settle(settings: Settings) -> tuple[Strategy, Task, dict[str, Any]]:
+    """The decoder, the task and its options that settings name, fit for each other; nothing is loaded.
+
+    Raises:
+        SightlineError: one of them does not exist, a value is wrong, or the decoder has no meaning for the task.
+    """
+    strategy = decoders.build(settings.decoder.name, dict(settings.decoder.params))
+    task = tasks.get(settings.task.name)
+    options = tasks.settle(task, settings.task.params)
+    if isinstance(strategy, Shift) and not task.answers:
+        raise UnfitDecoder(
+            f"decoder={strategy.key} moves the margin between yes and no, and {task.name} does not ask for yes or no.",
+            "Leave it out for this task, or choose a task of yes/no questions: pope_scenes, mme_scenes.",
+        )
+    return strategy, task, options
 
 
 def load_model(model: ModelSettings) -> Loaded:

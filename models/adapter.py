@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
 from .attention import LayerState, installed
-from .errors import MissingImage, SelfCheckFailed, UnsupportedModel
+from .descriptions import Descriptions, describe
+from .errors import InvalidPrompt, MissingImage, SelfCheckFailed, UnsupportedModel
+from .prompts import reworded, runs, text_ids, unpadded, without_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,12 +45,15 @@ class Adapter:
     family: ClassVar[str] = "text"
     image_inputs: ClassVar[tuple[str, ...]] = ()
     """Names of the model inputs that carry pixels; the first one is what image strategies alter."""
+    image_layout: ClassVar[tuple[str, ...]] = ()
+    """Names of the model inputs that say how pixels are laid out, with one entry for each image or each row."""
 
     def __init__(self, model: PreTrainedModel):
         self.model = model
         self.decoder = self._find_decoder(model)
         self.owner = self._find_owner(model, self.decoder)
         self._refuse_compiled()
+        self._descriptions = Descriptions()
 
     @property
     def layers(self) -> int:
@@ -139,7 +144,7 @@ class Adapter:
         def stop(_module: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
             raise _Captured(kwargs)
 
-        handle = self.decoder.register_forward_pre_hook(stop, with_kwargs=True)
+        handle = self.decoder.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
         try:
             with torch.no_grad():
                 self.model(**inputs, use_cache=False)
@@ -166,6 +171,86 @@ class Adapter:
         tokenizer = getattr(processor, "tokenizer", processor)
         encoded = (tokenizer.encode(word, add_special_tokens=False) for word in words)
         return sorted({ids[0] for ids in encoded if len(ids) == 1})
+
+    def text_ids(self, text: str, processor: Any, *, special: bool = False) -> list[int]:
+        """Ids of a text that may say anything, a model's own words above all.
+
+        Special tokens that are spelt out in it, the image token among them, are read letter by letter.
+
+        Args:
+            special: add what the tokenizer puts around every text by default (BOS for the Llama family).
+        """
+        return text_ids(text, processor, self.image_token_id, special=special)
+
+    def reworded(self, inputs: Mapping[str, Any], processor: Any, text: str) -> dict[str, Tensor]:
+        """The prompts of a batch with another instruction: one user turn of the row's images and `text`.
+
+        Made by the model's chat template, with as many image tokens as the row has; pixel inputs stay the batch's. A
+        run of image tokens counts as one image. Earlier turns and a system prompt of the caller's own are not kept.
+
+        Args:
+            text: the instruction; may be empty.
+
+        Returns:
+            `input_ids` and `attention_mask`, `[batch, length]`, padded on the left, and the batch's token types.
+
+        Raises:
+            MissingChatTemplate: the processor has none.
+            InvalidPrompt: there are no ids, or the instruction spells out the image token.
+        """
+        return reworded(inputs, processor, text, self.image_token_id)
+
+    def without_image(self, inputs: Mapping[str, Any], texts: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """The prompts of a batch with token ids in place of their images.
+
+        Args:
+            texts: ids for each row, of any lengths; of several images of a row the first gives way to them and the
+                rest goes. Markers around an image stay.
+
+        Returns:
+            As `reworded`, and every image input of the batch at None.
+
+        Raises:
+            InvalidPrompt: there are no ids.
+        """
+        token = self.image_token_id
+        prompts = without_image(inputs, texts, -1 if token is None else token)
+        return prompts | {name: None for name in (*self.image_inputs, *self.image_layout) if name in inputs}
+
+    def images_of(self, inputs: Mapping[str, Any]) -> list[dict[str, Tensor]]:
+        """The image inputs of each row of a batch, one row's alone; joined in order they are the batch's.
+
+        Raises:
+            InvalidPrompt: the images cannot be told to rows.
+        """
+        given = {n: inputs[n] for n in (*self.image_inputs, *self.image_layout) if inputs.get(n) is not None}
+        rows = unpadded(inputs)
+        counts = [len(runs(row == self.image_token_id)) for row in rows]
+        images = len(given[self.image_inputs[0]]) if given else sum(counts)
+        counts = [images] if len(rows) == 1 else counts
+        if sum(counts) != images:
+            raise InvalidPrompt(
+                f"The rows of the batch have {counts} runs of image tokens for {images} images.",
+                "Put text between the images of a prompt, or give prompts with several images one at a time.",
+            )
+        split = {n: torch.as_tensor(v).split(counts if len(v) == images else 1) for n, v in given.items()}
+        return [{name: parts[row] for name, parts in split.items()} for row in range(len(rows))]
+
+    def describe(self, inputs: Mapping[str, Any], processor: Any, prompt: str, max_new_tokens: int) -> list[str]:
+        """What the model says of each row's images when asked `prompt`: plain greedy decoding, special tokens left out.
+
+        Descriptions are remembered, the latest 4,096 of them, by the image's pixels, the prompt and `max_new_tokens`,
+        so an image is described once however many questions follow; an image that stands twice in a batch, too. The
+        memory goes with the model. Call `forget` when its weights change.
+
+        Raises:
+            MissingChatTemplate, InvalidPrompt: as `reworded` and `images_of`.
+        """
+        return describe(self, self._descriptions, inputs, processor, prompt, max_new_tokens)
+
+    def forget(self) -> None:
+        """Drop all descriptions; needed only when the weights of a loaded model change."""
+        self._descriptions.clear()
 
     def self_check(self) -> None:
         """Prove, once per model and process, that probes and edits act. Two forwards of two tokens.

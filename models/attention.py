@@ -40,23 +40,27 @@ class LayerState:
     Attributes:
         uniform: query heads that attend uniformly, `[streams, heads]` of bool, or None.
         zero: query heads whose output is silenced, `[streams, heads]` of bool, or None.
-        bias: from the last query row's scores `[rows, heads, keys]` (before the mask; scaled) to what is added to
-            them, broadcastable to the same shape; or None. Other query rows are left alone.
+        bias: from the last query row's scores `[rows, heads, keys]` (before the mask; scaled) and the keys that are
+            image tokens `[rows, keys]` to what is added to the scores; or None. Other query rows are left alone.
         biased: streams that `bias` acts on.
         probe: whether to keep the last query row's attention.
         present: streams in the call that runs, in row order; all of them when empty.
         spared: for each stream the number of leading query columns of the call that `uniform` and `zero` leave alone.
+        image: for each stream, which columns of its prompt hold image tokens, `[batch, columns]` of bool.
+        seen: columns of a row up to the end of this call, in the cache or not.
         reading: the latest probe, `[rows, heads, keys]`, at least float32, softmaxed; None before the first call.
         calls: how often the layer ran under this state.
     """
 
     uniform: Tensor | None = None
     zero: Tensor | None = None
-    bias: Callable[[Tensor], Tensor] | None = None
+    bias: Callable[[Tensor, Tensor], Tensor] | None = None
     biased: tuple[int, ...] = ()
     probe: bool = False
     present: tuple[int, ...] = ()
     spared: tuple[int, ...] = ()
+    image: tuple[Tensor, ...] = ()
+    seen: int = 0
     reading: Tensor | None = None
     calls: int = 0
     _keep: dict[tuple, Tensor] = field(default_factory=dict)
@@ -89,6 +93,20 @@ class LayerState:
             return None
         return torch.cat([torch.arange(place * each, (place + 1) * each) for place in hit])
 
+    def image_keys(self, rows: int, keys: int) -> Tensor:
+        """Which keys of this call are image tokens, `[rows, keys]` of bool; none where no prompt is known.
+
+        A window that has moved on holds the last keys alone, and a static buffer is longer than what was seen.
+        """
+        if not self.image:
+            return torch.zeros(rows, keys, dtype=torch.bool)
+        streams = self.present or tuple(range(len(self.image)))
+        each = rows // len(streams)
+        prompts = [self.image[stream] for stream in streams]
+        joined = torch.cat([prompt.repeat_interleave(each // len(prompt), dim=0) for prompt in prompts])
+        padded = nn.functional.pad(joined, (0, max(self.seen, keys) - joined.shape[1]))
+        return padded[:, self.seen - keys : self.seen] if keys < self.seen else padded[:, :keys]
+
 
 _STATES: WeakKeyDictionary[nn.Module, LayerState] = WeakKeyDictionary()
 
@@ -120,21 +138,26 @@ def attention(
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     touched = state.biased_rows(rows)
     if touched is not None and state.bias is not None:
-        output = _with_bias(output, touched, (query, key, value, attention_mask, scaling), state)
+        output = _with_bias(output, touched, (query, key, value, attention_mask, scaling), state, state.bias)
     zero = state.keep("zero", rows, columns, output)
     return (output if zero is None else output * zero.transpose(1, 2)), None
 
 
 def _with_bias(
-    output: Tensor, touched: Tensor, call: tuple[Tensor, Tensor, Tensor, Tensor | None, float | None], state: LayerState
+    output: Tensor,
+    touched: Tensor,
+    call: tuple[Tensor, Tensor, Tensor, Tensor | None, float | None],
+    state: LayerState,
+    act: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """`output` with the last query row of the touched rows computed again under the key bias. O(keys) a row."""
     query, key, value, mask, scaling = call
     touched = touched.to(query.device)
+    image = state.image_keys(query.shape[0], key.shape[2]).to(query.device)[touched]
     query, key, value = query[touched], key[touched], value[touched]
     if mask is not None and mask.shape[0] > 1:
         mask = mask[touched]
-    weights = last_row(query, key, mask, scaling, state.bias)
+    weights = last_row(query, key, mask, scaling, lambda scores: act(scores, image[:, : scores.shape[-1]]))
     if state.probe and state.reading is not None:
         state.reading[touched] = weights
     heads, groups = query.shape[1], value.shape[1]

@@ -43,6 +43,14 @@ class MissingProcessor(SightlineError, ValueError):
     """The strategy needs the model's processor to tokenise text of its own."""
 
 
+class MissingChatTemplate(SightlineError, ValueError):
+    """The processor has no chat template, so a strategy cannot make a prompt of its own."""
+
+
+class InvalidPrompt(SightlineError, ValueError):
+    """A prompt cannot be put together from these inputs, or for this instruction."""
+
+
 class UnsupportedModel(SightlineError):
     """The model is of a family, or in a state, that the engine cannot serve."""
 

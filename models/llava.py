@@ -19,6 +19,7 @@ class LlavaAdapter(Adapter):
 
     family: ClassVar[str] = "llava"
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    image_layout: ClassVar[tuple[str, ...]] = ("image_sizes", "batch_num_images")
 
     @property
     def vision_tower(self) -> PreTrainedModel:

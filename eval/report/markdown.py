@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 def markdown_report(
     views: Sequence[View],
     headline: Finding,
+    choices: str,
     overview: Sequence[Line],
     left_out: Sequence[str],
     guide: Sequence[tuple[str, str]],
 ) -> str:
     """Headline, leaderboards, splits, parsers and the notes that explain them."""
     lines = [f"# {safe(headline.title)}", "", safe(headline.detail, start=True), ""]
+    lines += [safe(choices, start=True), ""] if choices else []
     lines += _overview(overview)
     lines += _warning(left_out)
     for view in views:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from ..records import write_atomic
 from .board import Section, sections
 from .chart import NARROW, WIDE, Chart, chart
+from .choices import about, same_parameters
 from .errors import ReportError
 from .guide import guide
 from .headline import Finding, finding, overall
@@ -72,9 +73,10 @@ def write_report(folder: Path, out: Path | None = None) -> ReportPaths:
     runs, unread = find_runs(folder)
     found = sections(runs, Pairs())
     views = [_view(section, number) for number, section in enumerate(found, 1)]
+    choices = " ".join(part for part in (about(folder), same_parameters(found)) if part)
     texts = {
-        "report.html": _html(views, found, runs, unread),
-        "report.md": markdown_report(views, overall(found), overview(views), left_out(unread), guide(found)),
+        "report.html": _html(views, found, runs, unread, choices),
+        "report.md": markdown_report(views, overall(found), choices, overview(views), left_out(unread), guide(found)),
         "report.csv": long_form(found),
     }
     for name, text in texts.items():
@@ -122,7 +124,7 @@ def _run_notes(section: Section) -> list[str]:
     ]
 
 
-def _html(views: list[View], found: list[Section], runs: list[Run], unread: list[Unread]) -> str:
+def _html(views: list[View], found: list[Section], runs: list[Run], unread: list[Unread], choices: str) -> str:
     environment = Environment(
         loader=PackageLoader(__package__ or "", "."),
         autoescape=True,
@@ -133,6 +135,7 @@ def _html(views: list[View], found: list[Section], runs: list[Run], unread: list
     style, script = (_asset(environment, name) for name in ("report.css", "report.js"))
     return environment.get_template("report.html").render(
         headline=overall(found),
+        choices=choices,
         facts=_facts(found, runs),
         views=views,
         overview=overview(views),

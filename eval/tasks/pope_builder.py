@@ -15,6 +15,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from ..errors import ConfigError, TooFewObjects, unknown
 from ..scenes.language import article
 
 Split = Literal["random", "popular", "adversarial"]
@@ -26,11 +27,14 @@ def draw_rows(rows: Sequence[Mapping[str, Any]], images: int, *, k: int = 3, see
     """Draws images that hold at least k objects, without replacement.
 
     Raises:
-        ValueError: fewer than `images` rows hold k objects.
+        TooFewObjects: fewer than `images` rows hold k objects.
     """
     rich = [row for row in rows if len(row["objects"]) >= k]
     if len(rich) < images:
-        raise ValueError(f"POPE needs {images} images with {k} objects or more, got {len(rich)}: lower `images` or `k`")
+        raise TooFewObjects(
+            f"POPE needs {images} images with {k} objects or more, and only {len(rich)} of {len(rows)} hold as many.",
+            f"Ask for at most {len(rich)} images, lower k, or annotate more images.",
+        )
     return random.Random(f"pope/rows/{seed}").sample(rich, images)
 
 
@@ -80,11 +84,11 @@ def build_pope(
         Rows `{"question_id": 1.., "image", "text", "label": "yes" | "no"}`.
 
     Raises:
-        ValueError: an unknown split, an image with fewer than k objects, or one that holds every object there is to
-            ask for.
+        ConfigError: there is no such split.
+        TooFewObjects: an image has fewer than k objects, or holds every object there is to ask for.
     """
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        raise ConfigError(*unknown("split", split, SPLITS))
     pool = object_frequency(rows)
     popular = ranked(pool)
     company = {name: ranked(counts) for name, counts in (cooccurrence or co_occurrence(rows)).items()}
@@ -92,7 +96,10 @@ def build_pope(
     questions: list[dict[str, Any]] = []
     for row in rows:
         if len(row["objects"]) < k:
-            raise ValueError(f"{row['image']}: POPE needs {k} objects an image, got {len(row['objects'])}")
+            raise TooFewObjects(
+                f"POPE needs {k} objects in each image, and {row['image']!r} has {len(row['objects'])}.",
+                "Draw the images with draw_rows, leave this one out, or lower k.",
+            )
         taken = set(row["objects"])
         for positive in row["objects"][:k]:
             preferred = {"random": [], "popular": popular, "adversarial": company.get(positive, [])}[split]
@@ -110,7 +117,10 @@ def _negative(preferred: Sequence[str], pool: Sequence[str], taken: set[str], rn
             return name
     free = [name for name in pool if name not in taken]
     if not free:
-        raise ValueError(f"{image}: no object is left to ask for; lower k, or leave this image out")
+        raise TooFewObjects(
+            f"No object is left to ask for that is not in {image!r}: the data set holds {len(pool)} kinds in all.",
+            "Take more images, lower k, or leave this image out.",
+        )
     return rng.choice(free)
 
 

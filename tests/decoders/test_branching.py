@@ -8,14 +8,14 @@ import torch
 from anything import STEPS, Anything, assert_same, naive_tokens, run
 from naive import forked, single, weights_of, whole
 from sightline.decoders import Branch, HeadEdit
-from sightline.decoders.strategy import KeyBias
+from sightline.decoders.plan import KeyBias
 from sightline.models import errors
 from transformers.modeling_utils import AttentionInterface
 
 PROMPT_COLUMNS = slice(2, 6)
 
 
-def push_image(scores):
+def push_image(scores, image):
     """Half the mean size of the scores on four key columns, as CG-VLM's actuator does."""
     bias = torch.zeros_like(scores[:, :1])
     bias[:, 0, PROMPT_COLUMNS] = 0.5 * scores.abs().mean(dim=1)[:, PROMPT_COLUMNS]

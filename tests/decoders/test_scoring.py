@@ -7,7 +7,7 @@ import sightline
 import torch
 from anything import Anything
 from sightline.decoders import Branch, HeadEdit, scoring
-from sightline.decoders.strategy import KeyBias
+from sightline.decoders.plan import KeyBias
 from sightline.models import errors
 from transformers import LogitsProcessor
 
@@ -40,7 +40,7 @@ def forced_total(model, decoder, batch, rows, **kwargs):
     return forced.total
 
 
-def push(scores):
+def push(scores, image):
     bias = torch.zeros_like(scores[:, :1])
     bias[:, :, 4:6] = 2.0
     return bias

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from sightline.decoders.contrast import cut, extrapolate, plausible
-from sightline.decoders.strategy import Step
+from sightline.decoders.plan import Step
 from sightline.decoders.vcd import VCD, add_noise, noise_images, power_kept
 from sightline.models.errors import InvalidParameter
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper

@@ -4,10 +4,10 @@ import json
 
 import pytest
 from sightline.eval import runner
+from sightline.eval.boards import boards, read_board
 from sightline.eval.cli import main
 from sightline.eval.config import compose_settings
 from sightline.eval.errors import ConfigError
-from sightline.eval.leaderboard import boards, read_board
 
 
 @pytest.fixture
@@ -43,21 +43,99 @@ def test_packaged_boards_can_be_composed(name):
     found = read_board(name)
     for run in found.runs:
         compose_settings([*found.common, *run])
+        runner.settle(compose_settings([*found.common, *run])[0])
     asked = [" ".join(run) for run in found.runs]
     assert len(set(asked)) == len(asked)
-    assert {"decoder=greedy", "decoder=sample"} <= set(asked), "the references belong on every leaderboard"
+    for task in {run[0] for run in found.runs}:
+        own = {run[-2] for run in found.runs if run[0] == task}
+        assert {"decoder=greedy", "decoder=sample"} <= own, "the references belong beside every task"
 
 
 @pytest.mark.parametrize(
     ("text", "match"),
-    [("common: []", "needs two lists"), ("- a", "needs two lists"), ("common: []\nruns: [greedy]", "needs two lists"),
-     ("common: [\n", "no YAML")],
+    [("common: []", "needs tasks and decoders"), ("- a", "needs tasks and decoders"), ("common: [\n", "no YAML"),
+     ("common: []\nruns: [greedy]", "runs must be a list, got 'greedy'"),
+     ("runs: [[decoder=vcd]]\ncomon: []", "Did you mean 'common'"),
+     ("tasks: [pope]\ndecoders: [{decoder: vcd}]", "tasks must map names to overrides"),
+     ("tasks: {pope: run.limit=2}\ndecoders: [{decoder: vcd}]", "tasks.pope must be a list"),
+     ("tasks: {pope: []}\ndecoders: [vcd]", "'vcd' is no decoder. Write {decoder: vcd"),
+     ("tasks: {pope: []}\ndecoders: [{decoder: vcd, tasks: [pop]}]", "no task on this leaderboard 'pop'"),
+     ("tasks: {pope: []}\nmodes: [gredy]\ndecoders: [{decoder: vcd}]", "Did you mean 'greedy'"),
+     ("tasks: {pope: []}\ndecoders: [{decoder: vcd, modes: greedy}]", "modes must be a list")],
 )  # fmt: skip
 def test_a_file_that_is_no_board_is_refused(tmp_path, text, match):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=match):
         read_board(str(path))
+
+
+def test_every_decoder_is_asked_every_task_in_every_mode(tmp_path):
+    path = tmp_path / "crossed.yaml"
+    path.write_text(
+        "about: {about}\ncommon: [model=local]\nmodes: [greedy, sample]\n"
+        "tasks: {{pope_scenes: [run.limit=3], chair_scenes: }}\nruns: [[decoder=decore, generation=beam]]\n"
+        "decoders:\n- {{decoder: greedy, modes: [greedy]}}\n- {{decoder: shift, delta: -1.5, tasks: [pope_scenes]}}\n"
+        "- {{decoder: vcd, alpha: 1, noise_schedule: constant_gamma}}\n".format(about="Two\n  lines.")
+    )
+    board = read_board(str(path))
+    assert (board.name, board.common, board.about) == ("crossed", ("model=local",), "Two lines.")
+    vcd = "decoder=vcd decoder.alpha=1 decoder.noise_schedule=constant_gamma"
+    assert [" ".join(run) for run in board.runs] == [
+        "task=pope_scenes run.limit=3 decoder=greedy generation=greedy",
+        "task=pope_scenes run.limit=3 decoder=shift decoder.delta=-1.5 generation=greedy",
+        "task=pope_scenes run.limit=3 decoder=shift decoder.delta=-1.5 generation=sample",
+        f"task=pope_scenes run.limit=3 {vcd} generation=greedy",
+        f"task=pope_scenes run.limit=3 {vcd} generation=sample",
+        "task=chair_scenes decoder=greedy generation=greedy",
+        f"task=chair_scenes {vcd} generation=greedy",
+        f"task=chair_scenes {vcd} generation=sample",
+        "decoder=decore generation=beam",
+    ]
+
+
+@pytest.fixture
+def captions(tmp_path, checkpoint, monkeypatch):
+    """A board over captions of a few scenes; the greedy run stands last, and is made first."""
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "captions.yaml"
+    path.write_text(
+        json.dumps({
+            "about": "Chosen <b>somewhere</b> else.",
+            "common": ["model=local", f"model.path={checkpoint}", "model.dtype=float64", "run.cost_requests=0"],
+            "tasks": {"chair_scenes": ["task.images=6", "run.limit=3", "generation.max_new_tokens=6"]},
+            "decoders": [{"decoder": "vcd", "alpha": 0.5}, {"decoder": "greedy"}],
+        })
+    )  # fmt: skip
+    return path
+
+
+def test_captions_are_cut_to_the_lengths_of_greedy(captions, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["leaderboard", str(captions), f"run.root={out}"]) == 0
+    scores = {folder.name.split("-")[3]: json.loads((folder / "metrics.json").read_text()) for folder in out.glob("c*")}
+    held = {metrics["decoder"]["key"]: metrics for metrics in scores.values()}
+    assert set(held["greedy"]["tables"]) == {"free"}
+    assert set(held["vcd"]["tables"]) == {"free", "cut"}
+    assert held["vcd"]["like"]["decoder"]["key"] == "greedy"
+    page = (out / "report.html").read_text()
+    assert "Chosen &lt;b&gt;somewhere&lt;/b&gt; else." in page
+    assert "At the same length" in page
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.html").read_text() == page
+
+
+def test_a_shift_of_yes_and_no_is_refused_for_captions_before_anything_runs(captions, tmp_path, capsys, monkeypatch):
+    board = json.loads(captions.read_text())
+    board["decoders"].append({"decoder": "shift", "delta": -1.5})
+    captions.write_text(json.dumps(board))
+    monkeypatch.setattr(runner, "load_model", lambda settings: pytest.fail("a model was loaded"))
+    for command in (["leaderboard", str(captions)], ["run", "task=chair_scenes", "decoder=shift"]):
+        assert main([*command, f"run.root={tmp_path / 'out'}"]) == 2
+        said = capsys.readouterr().err
+        assert "chair_scenes does not ask for yes or no" in said
+        assert "Leave it out for this task" in said
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_typo_names_the_nearest_board(capsys):

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from sightline.eval.cli import main
+from sightline.eval.errors import ConfigError, TooFewObjects
 from sightline.eval.tasks.pope_builder import SPLITS, build_pope, co_occurrence, draw_rows, object_frequency, ranked
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "pope_building.json").read_text(encoding="utf-8"))
@@ -73,14 +75,14 @@ def test_co_occurrence_can_come_from_elsewhere():
 
 def test_an_image_with_everything_in_it_is_an_error_and_no_endless_loop():
     rows = [{"image": "full.png", "objects": ["a", "b", "c"]}, {"image": "less.png", "objects": ["a", "b"]}]
-    with pytest.raises(ValueError, match=r"full\.png: no object is left"):
+    with pytest.raises(TooFewObjects, match=r"not in 'full\.png': the data set holds 3 kinds.*Take more images, lower k"):
         build_pope(rows, "random", k=1)
 
 
 def test_too_few_objects_or_an_unknown_split_are_errors():
-    with pytest.raises(ValueError, match="needs 4 objects"):
+    with pytest.raises(TooFewObjects, match=r"needs 4 objects in each image.*lower k"):
         build_pope(GOLDEN["input"], "random", k=4)
-    with pytest.raises(ValueError, match="split must be one of"):
+    with pytest.raises(ConfigError, match="no split 'hard'.*popular"):
         build_pope(GOLDEN["input"], "hard")  # type: ignore[arg-type]
 
 
@@ -89,5 +91,14 @@ def test_draw_rows():
     assert len({row["image"] for row in drawn}) == 5
     assert all(len(row["objects"]) >= 4 for row in drawn)
     assert drawn == draw_rows(GOLDEN["input"], 5, k=4, seed=1)
-    with pytest.raises(ValueError, match="needs 99 images"):
+    with pytest.raises(TooFewObjects, match=r"needs 99 images with 3 objects.*Ask for at most"):
         draw_rows(GOLDEN["input"], 99)
+
+
+def test_a_data_set_that_is_too_small_is_said_at_the_shell(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path))
+    assert main(["run", "task=pope_scenes", "task.images=1", f"run.root={tmp_path / 'runs'}"]) == 2
+    said = capsys.readouterr().err
+    assert "No object is left to ask for" in said
+    assert "Take more images" in said
+    assert "fault of ours" not in said

@@ -1,0 +1,152 @@
+"""All streams as rows of one forward: the rule, for a second row costs little where weights have to be read anyway."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from ..models.adapter import Adapter
+from ..models.attention import LayerState
+from .rows import (
+    base_rows,
+    columns_of,
+    join_caches,
+    pad_left,
+    reordering,
+    repeat_call,
+    rows_of,
+    select_cache_rows,
+    settle_newest,
+    split_last,
+    take_streams,
+)
+from .runner import Runner, Stream
+
+
+class RowsRunner(Runner):
+    """All streams in one forward, but for the one prefill of streams that are refined."""
+
+    def __init__(self, adapter: Adapter, streams: list[Stream], states: dict[int, LayerState]):
+        super().__init__(adapter, streams, states)
+        self._called: tuple[dict[str, Any], int, Cache | None] = ({}, 0, None)
+        self._spare: Cache | None = None
+        self._seen = 0
+
+    def before(self, kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
+        self.open_again(cache)
+        kwargs = self.embedded(kwargs) if past == 0 else kwargs
+        self._called = kwargs, past, cache
+        ready = [place for place, stream in enumerate(self.streams) if not stream.pending]
+        joined = self._compose(ready, kwargs, past, cache)
+        if cache is not None and not past:
+            if self.pending:
+                self.check_whole_prompt(kwargs, "A branch that depends on the prompt's attention")
+                self._spare = copy.deepcopy(cache)
+            if self.forks and self.width > 1:
+                self.check_whole_prompt(kwargs, "A forked branch")
+                joined = self._fork(joined, cache, ready)
+            if not self.pending:
+                self._widen_reorder(cache)
+        self._announce(ready, past + columns_of(kwargs).shape[1], spared=self.spared(past, cache))
+        return joined
+
+    def after(self, output: Any) -> Any:
+        pending = self.pending
+        if not pending or self.refine is None:
+            return output
+        ready = [place for place in range(len(self.streams)) if place not in pending]
+        kwargs, past, cache = self._called
+        with self.own_call():
+            self.refine(kwargs, cache)
+            call = {**self._compose(pending, kwargs, past, cache), "past_key_values": self._spare}
+            self._announce(pending, past + columns_of(kwargs).shape[1])
+            extra = self.adapter.decoder(**call)
+        each = rows_of(kwargs)
+        where = {place: start for start, place in enumerate([*ready, *pending])}
+        order = torch.cat([torch.arange(each) + where[place] * each for place in range(len(self.streams))])
+        if cache is not None:
+            join_caches(cache, self._spare, order)
+            self._widen_reorder(cache)
+            self._spare = None
+        hidden = torch.cat([output[0][:, -1:], extra[0][:, -1:]]).index_select(0, order.to(output[0].device))
+        output["last_hidden_state"] = hidden
+        return output
+
+    def logits(self, output: Any, rows: int) -> tuple[Tensor, ...]:
+        streams = output.logits[:, -self.columns :].split(rows)
+        for name, value in output.items():
+            if name != "past_key_values":
+                output[name] = base_rows(value, rows)
+        return streams
+
+    def settle(self, cache: Cache, opened: Tensor, twin: int) -> None:
+        rows = len(opened)
+        places = slice(0, rows), slice(twin * rows, (twin + 1) * rows)
+        settle_newest(cache, cache, opened, self._seen, places)
+
+    def release(self, cache: Cache | None, rows: int) -> None:
+        super().release(cache, rows)
+        self._spare = None
+        if cache is not None and len(self.streams) > 1 and rows:
+            select_cache_rows(cache, torch.arange(rows))
+
+    def spared(self, past: int, cache: Cache | None) -> tuple[int, ...]:
+        if cache is not None or not self.forks:
+            return ()
+        return tuple(self.longest - 1 if stream.fork else 0 for stream in self.streams)
+
+    def _widen_reorder(self, cache: Cache) -> None:
+        cache.__dict__["reorder_cache"] = reordering(cache.reorder_cache, len(self.streams))
+
+    def _announce(self, places: Sequence[int], columns: int, *, spared: tuple[int, ...] = ()) -> None:
+        """`present` for rows laid out as this runner lays them out; `columns` are those of the base so far."""
+        padding = self.longest - self.width if self.asides else 0
+        self._seen = columns + padding
+        images = [stream.image for stream in self.streams]
+        if self.asides:
+            images = [nn.functional.pad(image, (self.longest - image.shape[1], 0)) for image in images]
+        self.present(places, images, self._seen, spared=spared)
+
+    def _compose(self, places: Sequence[int], kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
+        """One call for some of the streams."""
+        streams = [self.streams[place] for place in places]
+        if self.asides:
+            return self._padded(streams, kwargs, past, cache)
+        joined = repeat_call(kwargs, len(streams))
+        embeds = kwargs.get("inputs_embeds")
+        if embeds is not None:
+            joined["inputs_embeds"] = torch.cat([stream.columns(embeds, past, self.width) for stream in streams])
+        return joined
+
+    def _padded(self, streams: list[Stream], kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
+        """Streams of different lengths: left-padded to the longest, each with its own mask and positions."""
+        base, rows = columns_of(kwargs), rows_of(kwargs)
+        self.check_aside(kwargs, cache if past == 0 else None)
+        if past == 0 and cache is not None:
+            self.check_whole_prompt(kwargs, "A branch of another length")
+        generated = past + base.shape[1] - self.width
+        width = self.longest + generated
+        columns = base.shape[1] if past else width
+        joined = repeat_call(kwargs, len(streams))
+        if kwargs.get("inputs_embeds") is not None:
+            joined["inputs_embeds"] = pad_left([s.columns(base, past, self.width) for s in streams], columns)
+        joined["attention_mask"] = pad_left([s.grown_mask(rows, generated) for s in streams], width).to(base.device)
+        positions = pad_left([s.positions(rows, generated) for s in streams], width).to(base.device)
+        joined["position_ids"] = positions[:, -columns:]
+        return joined
+
+    def _fork(self, joined: dict[str, Any], cache: Cache, ready: Sequence[int]) -> dict[str, Any]:
+        first, last = split_last(joined)
+        prefilled = [place for place in ready if not self.streams[place].fork]
+        self._announce(prefilled, self.width - 1)
+        with self.own_call():
+            self.adapter.decoder(**take_streams(first, [ready.index(place) for place in prefilled], len(ready)))
+        each = rows_of(joined) // len(ready)
+        sources = [prefilled.index(place) if place in prefilled else 0 for place in ready]
+        select_cache_rows(cache, torch.cat([torch.arange(each) + each * source for source in sources]))
+        return last

@@ -1,0 +1,113 @@
+"""The streams one after the other: for devices that compute rather than wait for memory (float32 on a CPU)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from ..models.adapter import Adapter
+from ..models.attention import LayerState
+from .rows import columns_of, rows_of, settle_newest, split_last
+from .runner import Runner, Stream
+
+
+class SequentialRunner(Runner):
+    """The base's forward as it is, then one forward for each branch, each with a cache of its own."""
+
+    def __init__(self, adapter: Adapter, streams: list[Stream], states: Mapping[int, LayerState]):
+        super().__init__(adapter, streams, states)
+        self.caches: list[Cache | None] = [None] * len(streams)
+        self._called: dict[str, Any] = {}
+        self._past = 0
+        self._columns = 0
+        self._last_only = False
+        self._current = 0
+
+    def before(self, kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
+        self.open_again(cache)
+        self._past, self._columns, self._last_only = past, columns_of(kwargs).shape[1], False
+        if self.pending:
+            kwargs = self.embedded(kwargs)
+            if cache is not None:
+                self.check_whole_prompt(kwargs, "A branch that depends on the prompt's attention")
+        self._called = kwargs
+        self._announce(0)
+        if cache is not None and not past:
+            self._start(cache)
+            if self.forks and self.width > 1:
+                self.check_whole_prompt(kwargs, "A forked branch")
+                kwargs = self._fork(kwargs, cache)
+        return kwargs
+
+    def logits(self, output: Any, rows: int) -> tuple[Tensor, ...]:
+        found = [output.logits[:, -self.columns :]]
+        if self.pending and self.refine is not None:
+            with self.own_call():
+                self.refine(self._called, self.caches[0])
+        for place in range(1, len(self.streams)):
+            self._current = place
+            self._announce(place, spared=self.spared(self._past, self.caches[0]))
+            with self.own_call():
+                found.append(self.adapter.owner.forward(**self.owner_kwargs).logits[:, -self.columns :])
+            self._current = 0
+        return tuple(found)
+
+    def settle(self, cache: Cache, opened: Tensor, twin: int) -> None:
+        settle_newest(cache, self.caches[twin], opened, self._past + self._columns)
+
+    def spared(self, past: int, cache: Cache | None) -> tuple[int, ...]:
+        if cache is not None or not self.forks:
+            return ()
+        return tuple(self.width - 1 if stream.fork else 0 for stream in self.streams)
+
+    def _announce(self, place: int, *, spared: tuple[int, ...] = ()) -> None:
+        """`present` for one stream, in columns of its own."""
+        seen = self._past + self._columns + self.streams[place].mask.shape[1] - self.width
+        self.present((place,), [stream.image for stream in self.streams], seen, spared=spared)
+
+    def _start(self, cache: Cache) -> None:
+        """A cache of the same kind for every branch, reordered with the base's under beams."""
+        self.caches = [cache, *(copy.deepcopy(cache) for _ in self.streams[1:])]
+        reorders: list[Callable[..., Any]] = [each.reorder_cache for each in self.caches if each is not None]
+
+        def reorder_all(beam_idx: Tensor) -> None:
+            for reorder in reorders:
+                reorder(beam_idx)
+
+        cache.__dict__["reorder_cache"] = reorder_all
+
+    def _fork(self, kwargs: dict[str, Any], cache: Cache) -> dict[str, Any]:
+        first, last = split_last(kwargs)
+        with self.own_call():
+            self.adapter.decoder(**first)
+        for place, stream in enumerate(self.streams):
+            target = self.caches[place]
+            if stream.fork and target is not None:
+                target.layers = copy.deepcopy(cache.layers)
+        self._last_only = True
+        return last
+
+    def inner(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The decoder call of the current branch, made from the base's call repeated by the owner."""
+        if not self._current:
+            return kwargs
+        stream, cache = self.streams[self._current], self.caches[self._current]
+        kwargs = {**kwargs, "past_key_values": cache}
+        if stream.fork and self._last_only:
+            return split_last(kwargs)[1]
+        if self._past == 0:
+            kwargs = self.embedded(kwargs)
+        base, rows = columns_of(kwargs), rows_of(kwargs)
+        if kwargs.get("inputs_embeds") is not None:
+            kwargs["inputs_embeds"] = stream.columns(base, self._past, self.width)
+        if stream.aside:
+            self.check_aside(kwargs, None if self._past else cache)
+            generated = self._past + base.shape[1] - self.width
+            kwargs["attention_mask"] = stream.grown_mask(rows, generated).to(base.device)
+            positions = stream.positions(rows, generated).to(base.device)
+            kwargs["position_ids"] = positions[:, -columns_of(kwargs).shape[1] :]
+        return kwargs

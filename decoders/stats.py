@@ -1,0 +1,26 @@
+"""What a generation cost, counted as it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Stats:
+    """What a generation cost. Plain decoding (nothing attached) counts tokens alone.
+
+    Attributes:
+        encodes: forwards that only built a branch's embeddings (vision tower and projector).
+        forwards: steps of the generate loop, the prefill included.
+        passes: calls of the decoder, those that the engine adds included (a fork's prefill, sequential branches).
+        rows: rows summed over passes.
+        columns: rows times columns summed over passes: tokens that went through the decoder.
+        tokens: tokens chosen, summed over base rows.
+    """
+
+    encodes: int = 0
+    forwards: int = 0
+    passes: int = 0
+    rows: int = 0
+    columns: int = 0
+    tokens: int = 0

@@ -1,0 +1,299 @@
+"""Attention whose map is replaced by one that knows nothing of the content, as CausalMM intervenes on it.
+
+With A the softmaxed map of a head, V the values, o = A V what plain attention gives, and for each query n visible keys:
+
+    uniform   sum(V) / n                           over visible keys
+    reversed  (m sum(V) - o) / (m n - 1)           m the largest weight: max(A) - A, made to sum to 1
+    random    sum(u V) / sum(u)                    u drawn uniformly from (0, 1) for each query and key
+    shuffle   P(A) V, rows made to sum to 1        P permutes the entries of the whole map (vision alone)
+
+So but for `shuffle` no map is kept, and scores are made for `reversed` alone, `CHUNK` query rows at a time. Draws depend
+on a row's seed, layer, head, and the positions of query and key among the row's own tokens, never on batch, padding,
+cache or call order: they are hashes, not a generator's next numbers.
+
+Norms: `visible` (language) and `row` (vision) are the forms above; `reference` (language) and `none` (vision) are those
+of CausalMM's released code, whose rows do not sum to 1. Visible keys get weight, no other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+
+from .errors import UnsupportedMode
+
+Kind = Literal["uniform", "random", "reversed", "shuffle"]
+Norm = Literal["visible", "reference", "row", "none"]
+CHUNK = 128
+"""Query rows whose scores exist at a time."""
+GOLDEN, FIRST, SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+"""Constants of splitmix64 (Steele, Lea and Flood, 2014), as signed numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class MapRule:
+    """What stands in for the attention map of one layer in one stream.
+
+    Attributes:
+        layer: 0-based; draws differ by layer.
+        kind, norm: as above.
+        seeds: of the draws, one a prompt or image, `[batch]` of int64; None for kinds without any.
+        lengths: tokens of each prompt without padding, `[batch]`; None in a vision tower, where nothing is padded.
+        prompt_only: leave generated tokens alone.
+        gate: leave the output alone and keep the map, which is to weigh features (CausalMM's released code).
+    """
+
+    layer: int
+    kind: Kind
+    norm: Norm
+    seeds: Tensor | None = None
+    lengths: Tensor | None = None
+    prompt_only: bool = False
+    gate: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """Some rows of one call of an attention layer.
+
+    Attributes:
+        query: after RoPE, `[rows, heads, q, d]`.
+        key, value: `[rows, kv_heads, keys, d]`, not repeated.
+        mask: boolean (true = visible) or additive, `[rows or 1, 1, q, keys]`; None: see `causal`.
+        scaling: factor on the scores; 1/sqrt(d) when None.
+        causal: whether without a mask and at q > 1 a query sees the keys up to its own alone; else it sees all.
+        prompt: columns of a row that hold its prompt, padding included; 0: all of them.
+        seen: columns of a row up to the end of this call, in the cache or not; 0: as many as there are keys.
+        spared: leading query columns that are left alone.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None = None
+    scaling: float | None = None
+    causal: bool = True
+    prompt: int = 0
+    seen: int = 0
+    spared: int = 0
+
+    @property
+    def wide(self) -> torch.dtype:
+        """What is computed in: float32 at least."""
+        return torch.promote_types(self.query.dtype, torch.float32)
+
+    @property
+    def parts(self) -> list[slice]:
+        """The query columns, `CHUNK` at a time."""
+        return [slice(start, start + CHUNK) for start in range(0, self.query.shape[2], CHUNK)]
+
+    def visible(self, part: slice) -> Bool[Tensor, "some q keys"]:
+        """Which keys the queries of a part see."""
+        columns, keys = self.query.shape[2], self.key.shape[2]
+        if self.mask is not None:
+            rows = self.mask[:, 0, part, :keys]
+            return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
+        every = torch.ones(1, columns, keys, dtype=torch.bool, device=self.key.device)[:, part]
+        return every.tril(part.start or 0) if self.causal and columns > 1 else every
+
+    def scores(self, part: slice) -> Float[Tensor, "rows heads q keys"]:
+        """Masked scores of the queries of a part."""
+        query = self.query[:, :, part].to(self.wide)
+        rows, heads, columns, dim = query.shape
+        grouped = query.reshape(rows, self.key.shape[1], -1, dim) @ self.key.to(self.wide).mT
+        scores = grouped.view(rows, heads, columns, -1) * (dim**-0.5 if self.scaling is None else self.scaling)
+        if self.mask is not None and self.mask.dtype != torch.bool:
+            scores = scores + self.mask[:, :, part, : scores.shape[-1]].to(self.wide)
+        return scores.masked_fill(~self.visible(part)[:, None], -torch.inf)
+
+    def positions(self, lengths: Tensor | None) -> tuple[Int[Tensor, "rows q"], Int[Tensor, "rows keys"]]:
+        """Where queries and keys stand among the tokens of their row, padding (which gets negative numbers) aside."""
+        rows, _, columns, _ = self.query.shape
+        keys = self.key.shape[2]
+        seen = self.seen or keys
+        device = self.query.device
+        starts = torch.zeros(rows, dtype=torch.long, device=device)
+        if lengths is not None:
+            starts = _each(self.prompt or int(lengths.max()), rows, device) - _each(lengths, rows, device)
+        # a window that has moved on holds the last keys alone, and a static buffer is longer than what was seen
+        first = max(seen - keys, 0)
+        query = torch.arange(seen - columns, seen, device=device) - starts[:, None]
+        return query, torch.arange(first, first + keys, device=device) - starts[:, None]
+
+    def weigh(self, weights: Float[Tensor, "rows heads q keys"]) -> Float[Tensor, "rows heads q d"]:
+        """The values under given weights."""
+        rows, heads, columns, keys = weights.shape
+        grouped = weights.reshape(rows, self.value.shape[1], -1, keys) @ self.value.to(self.wide)
+        return grouped.view(rows, heads, columns, -1)
+
+    def summed(self, visible: Bool[Tensor, "some q keys"]) -> Float[Tensor, "rows heads q d"]:
+        """The sum of the values that each query sees."""
+        sums = visible[:, None].to(self.wide) @ self.value.to(self.wide)
+        return sums.repeat_interleave(self.query.shape[1] // self.value.shape[1], dim=1)
+
+
+def replaced(rule: MapRule, call: Call, output: Float[Tensor, "rows heads q d"]) -> Float[Tensor, "rows heads q d"]:
+    """What attention gives under the map of `rule`.
+
+    Args:
+        rule, call: what is asked for, and the rows that it is asked for.
+        output: what plain attention gave; kept for queries that are left alone, see nothing, or have no mass.
+    """
+    columns = torch.arange(output.shape[2])
+    acts = columns >= call.spared
+    if rule.prompt_only and call.prompt:
+        acts &= columns + (call.seen or call.key.shape[2]) - len(columns) < call.prompt
+    if not acts.any():
+        return output
+    top = _tops(rule, call) if rule.kind == "reversed" else None
+    made = torch.cat([_made(rule, call, output[:, :, part], top, part) for part in call.parts], dim=2)
+    return torch.where(acts.to(output.device)[:, None], made, output.to(call.wide)).to(output.dtype)
+
+
+def full_map(rule: MapRule, call: Call) -> Float[Tensor, "rows heads q keys"]:
+    """The map itself, written out: what attention gives where the values are unit vectors."""
+    keys = call.key.shape[2]
+    unit = torch.eye(keys, dtype=call.wide, device=call.key.device).expand(len(call.key), 1, keys, keys)
+    return replaced(rule, dataclasses.replace(call, value=unit), _plain_map(call))
+
+
+def gate(mean: Float[Tensor, "rows q keys"], patches: int) -> Float[Tensor, "rows patches"]:
+    """The factor of each patch in CausalMM's released code, which takes a map for an image and resizes it to the grid.
+
+    Args:
+        mean: map averaged over heads (which may come first, for resizing is linear).
+        patches: features that reach the projector, row by row of a square grid.
+
+    Raises:
+        UnsupportedMode: they are no square.
+    """
+    side = math.isqrt(patches)
+    if side * side != patches:
+        raise UnsupportedMode(
+            f"The gate needs a square grid of patches, and {patches} features reach the projector.",
+            "Use vision_mode in_layer with this model.",
+        )
+    sized = nn.functional.interpolate(mean[:, None], size=(side, side), mode="bilinear", align_corners=False)
+    return sized.flatten(1)
+
+
+def draw(
+    seeds: Int[Tensor, " rows"], layer: int, heads: int, queries: Int[Tensor, "rows q"], keys: Int[Tensor, "rows keys"]
+) -> Float[Tensor, "rows heads q keys"]:
+    """Numbers between 0 and 1, both excluded, float32 (exact in every wider type): functions of the arguments alone."""
+    return (_shift(bits(seeds, layer, heads, queries, keys), 41).float() + 0.5) / 2**23
+
+
+def bits(
+    seeds: Int[Tensor, " rows"], layer: int, heads: int, queries: Int[Tensor, "rows q"], keys: Int[Tensor, "rows keys"]
+) -> Int[Tensor, "rows heads q keys"]:
+    """64 random bits for each query and key: splitmix64, the stream of one level being the seeds of the next."""
+    of_layer = _at(seeds, torch.tensor([layer], device=seeds.device))
+    of_head = _at(of_layer, torch.arange(heads, device=seeds.device))[:, 0]
+    of_query = _at(of_head, queries[:, None])
+    return _at(of_query, keys[:, None, None])
+
+
+def permutation(seeds: Int[Tensor, " rows"], layer: int, heads: int, size: int) -> Int[Tensor, "rows heads size"]:
+    """An order of `size` entries for each row and head."""
+    places = torch.arange(size, device=seeds.device).expand(len(seeds), -1)
+    return bits(seeds, layer, heads, torch.zeros_like(places[:, :1]), places)[:, :, 0].argsort(dim=-1, stable=True)
+
+
+def _at(seeds: Tensor, places: Tensor) -> Tensor:
+    """Number `places` `[..., n]` of the stream of each seed `[...]`: `[..., n]`."""
+    state = seeds[..., None] + (places + 1) * GOLDEN
+    state = (state ^ _shift(state, 30)) * FIRST
+    state = (state ^ _shift(state, 27)) * SECOND
+    return state ^ _shift(state, 31)
+
+
+def _shift(state: Tensor, places: int) -> Tensor:
+    """Right shift that fills with zeros: torch's own repeats the sign."""
+    return (state >> places) & (2 ** (64 - places) - 1)
+
+
+def _each(value: Tensor | int, rows: int, device: torch.device) -> Shaped[Tensor, " rows"]:
+    """A value of each prompt for each row: beams and return sequences of a prompt share it."""
+    found = torch.as_tensor(value, device=device).reshape(-1)
+    return found.repeat_interleave(rows // len(found))
+
+
+def _plain_map(call: Call, part: slice = slice(None)) -> Tensor:
+    """Plain attention, `[rows, heads, q, keys]`; zero where a query sees nothing."""
+    return call.scores(part).softmax(-1).nan_to_num(nan=0.0)
+
+
+def _tops(rule: MapRule, call: Call) -> Tensor:
+    """The largest weight of each query, `[rows, heads, q]`; in vision that of the whole map."""
+    chunks = (call.scores(part) for part in call.parts)
+    tops = torch.cat([(each.amax(-1) - each.logsumexp(-1)).exp() for each in chunks], dim=-1).nan_to_num(nan=0.0)
+    return tops if rule.lengths is not None else tops.amax(-1, keepdim=True).expand_as(tops)
+
+
+def _made(rule: MapRule, call: Call, output: Tensor, top: Tensor | None, part: slice) -> Tensor:
+    """`replaced` for the queries of a part, all of them edited; in the wide type."""
+    visible = call.visible(part)
+    output = output.to(call.wide)
+    count = visible.sum(-1)[:, None].to(call.wide)
+    if rule.kind == "uniform":
+        found, mass, literal = call.summed(visible), count, _total(rule, call, part)[:, None]
+    elif top is not None:
+        found = top[:, :, part, None] * call.summed(visible) - output
+        mass, literal = top[:, :, part] * count - 1, torch.ones_like(count)
+        mass = mass.masked_fill(mass < 64 * torch.finfo(mass.dtype).eps, 0)  # rounding is no mass
+    else:
+        weights = (_random if rule.kind == "random" else _shuffled)(rule, call, part)
+        weights = weights.masked_fill(~visible[:, None], 0)
+        found, mass = call.weigh(weights), weights.sum(-1)
+        literal = _literal(rule, call, part)
+    divisor = mass if rule.norm in ("visible", "row") else literal
+    keeps = (divisor > 0) & (count > 0)
+    return torch.where(keeps[..., None], found / divisor.where(keeps, 1)[..., None], output)
+
+
+def _total(rule: MapRule, call: Call, part: slice) -> Tensor:
+    """Keys that the released code counts, `[rows or 1, q]`: those of the call that first ran the query's token."""
+    if rule.lengths is None:
+        return torch.full((1, 1), call.key.shape[2], dtype=call.wide, device=call.key.device)
+    lengths = _each(rule.lengths, len(call.query), call.query.device)
+    return (call.positions(rule.lengths)[0][:, part] + 1).maximum(lengths[:, None]).to(call.wide)
+
+
+def _literal(rule: MapRule, call: Call, part: slice) -> Tensor:
+    """What the released code divides random and shuffled weights by, `[rows or 1, heads or 1, q]`."""
+    if rule.kind == "shuffle":
+        return torch.ones(1, 1, 1, dtype=call.wide, device=call.key.device)
+    if rule.lengths is None:
+        return torch.full((1, 1, 1), 0.5, dtype=call.wide, device=call.key.device)  # 2 u, whatever A is
+    total = _total(rule, call, part)
+    every = torch.arange(int(total.max()), device=total.device).expand(len(total), -1)
+    queries = call.positions(rule.lengths)[0][:, part]
+    drawn = draw(_seeds(rule, call), rule.layer, call.query.shape[1], queries, every).to(call.wide)
+    return drawn.masked_fill(every[:, None, None] >= total[:, None, :, None], 0).sum(-1)
+
+
+def _random(rule: MapRule, call: Call, part: slice) -> Tensor:
+    queries, keys = call.positions(rule.lengths)
+    return draw(_seeds(rule, call), rule.layer, call.query.shape[1], queries[:, part], keys).to(call.wide)
+
+
+def _shuffled(rule: MapRule, call: Call, part: slice) -> Tensor:
+    """The entries of each head's map in another order; one row at a time, for the whole maps are needed."""
+    rows, heads, columns, _ = call.query.shape
+    found, keys = [], call.key.shape[2]
+    for seed, one in zip(_seeds(rule, call).split(1), _plain_map(call).split(1), strict=True):
+        order = permutation(seed, rule.layer, heads, columns * keys)
+        found.append(one.flatten(2).gather(-1, order).view(1, heads, columns, keys)[:, :, part])
+    return torch.cat(found)
+
+
+def _seeds(rule: MapRule, call: Call) -> Tensor:
+    seeds = torch.zeros(1, dtype=torch.long) if rule.seeds is None else rule.seeds
+    return _each(seeds, len(call.query), call.query.device)
