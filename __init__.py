@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import decoders, eval, models
     from .decoders import (
+        AVC,
         CODE,
         VCD,
         Attachment,
+        CausalMM,
         CutOnly,
         DeCoRe,
         Greedy,
@@ -34,9 +36,11 @@ if TYPE_CHECKING:
 __version__ = _version("sightline")
 _HOMES = {"load": "models", "SightlineError": "models.errors"}
 __all__ = [
+    "AVC",
     "CODE",
     "VCD",
     "Attachment",
+    "CausalMM",
     "CutOnly",
     "DeCoRe",
     "Greedy",

@@ -1,6 +1,8 @@
 """Decoding strategies, their controls, and the engine that runs them."""
 
 from .attachment import Attachment
+from .avc import AVC
+from .causalmm import CausalMM
 from .code import CODE
 from .controls import CutOnly, Greedy, Sample, Shift
 from .decore import DeCoRe
@@ -13,7 +15,7 @@ from .strategy import Strategy
 from .vcd import VCD
 
 __all__ = [
-    "VCD", "Attachment", "Branch", "CutOnly", "DeCoRe", "Greedy", "HeadEdit", "MaskedOnly", "Plan", "RandomHeads",
-    "Request", "Sample", "Shift", "Step", "Strategy", "attach", "build", "generate", "get", "names", "register",
-    "score",
+    "AVC", "CODE", "VCD", "Attachment", "Branch", "CausalMM", "CutOnly", "DeCoRe", "Greedy", "HeadEdit", "MaskedOnly", "Plan",
+    "RandomHeads", "Request", "Sample", "Shift", "Step", "Strategy", "attach", "build", "generate", "get", "names",
+    "register", "score",
 ]  # fmt: skip

@@ -30,7 +30,7 @@ from ..models.errors import (
 )
 from .branching import Branching, choose
 from .contrast import cut, widen
-from .layers import layer_states
+from .layers import edited_vision, layer_states
 from .plan import Branch, Plan, Request, Step
 from .refining import Refiner
 from .rows import columns_of
@@ -176,13 +176,7 @@ class Attachment(LogitsProcessor):
             return Stream(None, mask, image, branch.fork, refined=branch.refined)
         inputs = {**request.inputs, **branch.inputs}
         self.stats.encodes += 1
-        with ExitStack() as stack:
-            if branch.vision_edits:
-                modules = self._adapter.vision_attention_modules()
-                shape = (len(modules), self._adapter.vision_heads)
-                states = layer_states([branch.vision_edits], [None], (), shape)
-                held = {modules[layer]: state for layer, state in states.items()}
-                stack.enter_context(installed(self._adapter.vision_tower, held))
+        with edited_vision(self._adapter, branch.vision_edits):
             prompt = self._adapter.prompt_embeddings(inputs)
         mask, base = _mask(inputs), _mask(request.inputs)
         aside = mask.shape != base.shape or not torch.equal(mask, base)

@@ -39,7 +39,6 @@ PROMPT = (
 )
 ALPHA, BETA = 1.0, 0.1
 MODES = ("adaptive", "fixed")
-BOS = ("keep", "drop")
 
 
 @register
@@ -86,41 +85,37 @@ class CODE(Strategy):
         self.check(0 <= self.beta <= 1, "beta", "in [0, 1]", "Use 0 for no cut.")
         self.check(bool(self.desc_prompt.strip()), "desc_prompt", "a request in words")
         self.check(self.desc_max_new_tokens >= 1, "desc_max_new_tokens", "1 or more")
-        self.check(self.desc_bos in BOS, "desc_bos", f"one of {', '.join(BOS)}")
+        self.check(self.desc_bos in ("keep", "drop"), "desc_bos", "one of keep, drop")
 
     def plan(self, request: Request) -> Plan:
-        """One branch on prompts with descriptions in place of images; rows without a description decode plainly.
-
-        No branch where alpha is fixed at 0 and the cut is fixed too, or where no image has a description.
-        """
+        """One branch on prompts with descriptions in place of images; none without contrast or without a text."""
         if self.alpha_mode == self.beta_mode == "fixed" and self.alpha == 0:
             return Plan(combines=self.beta > 0)
-        adapter, processor = request.adapter, request.processor
-        texts = adapter.describe(request.inputs, processor, self.desc_prompt, self.desc_max_new_tokens)
+        adapter, inputs, processor = request.adapter, request.inputs, request.processor
+        texts = adapter.describe(inputs, processor, self.desc_prompt, self.desc_max_new_tokens)
         described = torch.tensor([[bool(text)] for text in texts])
         context = {"described": described, "descriptions": tuple(texts)}
         if not described.any():
             return Plan(context=context)
         bos = self.desc_bos == "keep"
         ids = [adapter.text_ids(text, processor, special=bos) if text else [] for text in texts]
-        branch = Branch("description", adapter.without_image(request.inputs, ids))
+        branch = Branch("description", adapter.without_image(inputs, ids))
         return Plan(branches=(branch,), combines=True, context=context)
 
     def combine(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:
-        """(1 + alpha) * base - alpha * description in rows that have one; the base as it is in others."""
+        """(1 + alpha) * base - alpha * branch in rows that have a description; the base as it is in others."""
         if not branches:
             return base
-        fixed = self.alpha_mode == "fixed"
-        alpha = self.alpha if fixed else 1 - divergence(base, branches[0], self.k)
+        alpha = self.alpha if self.alpha_mode == "fixed" else 1 - divergence(base, branches[0], self.k)
         return torch.where(step.per_row("described", base), extrapolate(base, branches[0], alpha), base)
 
     def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
         """Tokens that are likely enough under the image; all of them in rows without a description."""
-        if self.beta_mode == "fixed":
-            kept = plausible(base, self.beta) if self.beta else None
-        else:
-            kept = likely(base, divergence(base, branches[0], self.k))
-        return kept if kept is None or not branches else kept | ~step.per_row("described", base)
+        if self.beta_mode == "fixed" and self.beta == 0:
+            return None
+        fixed = self.beta_mode == "fixed"
+        kept = plausible(base, self.beta) if fixed else likely(base, divergence(base, branches[0], self.k))
+        return kept | ~step.per_row("described", base) if branches else kept
 
 
 def divergence(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+from torch import nn
 
-from ..models.attention import LayerState
-from ..models.errors import UnsupportedMode
-from .plan import HeadEdit, KeyBias
+from ..models.adapter import Adapter
+from ..models.attention import LayerState, installed
+from ..models.counterfactual import MapRule, gate
+from ..models.errors import UnsupportedMode, UnsupportedModel
+from .plan import HeadEdit, KeyBias, MapEdit
 
 
 def layer_states(
-    edits: Sequence[Sequence[HeadEdit]],
+    edits: Sequence[Sequence[HeadEdit | MapEdit]],
     biases: Sequence[KeyBias | None],
     probes: Sequence[int],
     shape: tuple[int, int],
@@ -24,26 +29,85 @@ def layer_states(
         probes: layers.
         shape: layers and heads there are.
     """
-    layers, heads = shape
     states = {layer: LayerState(probe=True) for layer in probes}
     for stream, (stream_edits, bias) in enumerate(zip(edits, biases, strict=True)):
         for edit in stream_edits:
-            _check_heads(edit, layers, heads)
-            state = states.setdefault(edit.layer, LayerState())
-            if getattr(state, edit.mode) is None:
-                setattr(state, edit.mode, torch.zeros(len(edits), heads, dtype=torch.bool))
-            getattr(state, edit.mode)[stream, list(edit.heads)] = True
+            if isinstance(edit, MapEdit):
+                _edit_maps(states, stream, edit, shape)
+            else:
+                _edit_heads(states, (stream, len(edits)), edit, shape)
         for layer in bias.layers if bias else ():
             state = states.setdefault(layer, LayerState())
             state.bias, state.biased = bias.act if bias else None, (*state.biased, stream)
     return states
 
 
-def _check_heads(edit: HeadEdit, layers: int, heads: int) -> None:
+@contextmanager
+def edited_vision(adapter: Adapter, edits: Sequence[HeadEdit | MapEdit]) -> Iterator[None]:
+    """Inside, the vision tower encodes under `edits`; nothing is done where there are none.
+
+    Raises:
+        UnsupportedModel: a layer that is edited was not called.
+    """
+    if not edits:
+        yield
+        return
+    modules = adapter.vision_attention_modules()
+    states = layer_states([edits], [None], (), (len(modules), adapter.vision_heads))
+    with ExitStack() as stack:
+        stack.enter_context(installed(adapter.vision_tower, {modules[layer]: states[layer] for layer in states}))
+        for state in states.values():
+            if any(rule.gate for rule in state.maps.values()):
+                stack.callback(adapter.projector.register_forward_pre_hook(_gated(state)).remove)
+        yield
+    silent = [layer for layer, state in states.items() if not state.calls]
+    if silent:
+        raise UnsupportedModel(
+            f"Layers {silent} of the vision tower never call the attention interface.",
+            "Use a strategy that leaves the vision tower alone with this model.",
+        )
+
+
+def _gated(state: LayerState) -> Callable[..., Any]:
+    """A hook that multiplies the features `[rows, patches, hidden]` a projector is given by the state's gate."""
+
+    def hook(_module: nn.Module, args: tuple) -> tuple:
+        features, *rest = args
+        if state.gate is not None:
+            features = features * gate(state.gate, features.shape[1])[..., None].to(features)
+        return (features, *rest)
+
+    return hook
+
+
+def _edit_heads(states: dict[int, LayerState], place: tuple[int, int], edit: HeadEdit, shape: tuple[int, int]) -> None:
+    """Note an edit of heads; `place` is the stream and how many there are."""
+    (layers, heads), (stream, streams) = shape, place
     outside = [head for head in edit.heads if not 0 <= head < heads]
     if not 0 <= edit.layer < layers or outside:
         raise UnsupportedMode(
             f"There is no head {outside or list(edit.heads)} in layer {edit.layer}: this model has {layers} layers of "
             f"{heads} heads.",
             "Use a head list that was made for this model (sightline calibrate).",
+        )
+    state = states.setdefault(edit.layer, LayerState())
+    if getattr(state, edit.mode) is None:
+        setattr(state, edit.mode, torch.zeros(streams, heads, dtype=torch.bool))
+    getattr(state, edit.mode)[stream, list(edit.heads)] = True
+
+
+def _edit_maps(states: dict[int, LayerState], stream: int, edit: MapEdit, shape: tuple[int, int]) -> None:
+    """Note an edit of maps."""
+    outside = [layer for layer in edit.layers if not 0 <= layer < shape[0]]
+    if outside:
+        raise UnsupportedMode(
+            f"There is no layer {outside}: this model has {shape[0]} layers.", "Count layers from 0, in this model."
+        )
+    prompt_only = edit.when == "prefill_only"
+    for layer in edit.layers:
+        state = states.setdefault(layer, LayerState())
+        if stream in state.maps:
+            raise UnsupportedMode(f"Layer {layer} has two map edits in one stream.", "Give each layer one of them.")
+        state.maps[stream] = MapRule(
+            layer, edit.kind, edit.norm, edit.seeds, edit.lengths, prompt_only=prompt_only, gate=edit.gate
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from ..models.attention import EditMode
+from ..models.counterfactual import Kind, Norm
 
 if TYPE_CHECKING:
     from ..models.adapter import Adapter
@@ -31,6 +32,30 @@ class HeadEdit:
     layer: int
     heads: tuple[int, ...]
     mode: EditMode = "uniform"
+
+
+@dataclass(frozen=True, eq=False)
+class MapEdit:
+    """Attention maps of some layers replaced, in one stream, by maps that know nothing of the content.
+
+    Attributes:
+        layers: 0-based.
+        kind: `uniform`, `random`, `reversed`, or (vision) `shuffle`; models/counterfactual.py has the formulas.
+        norm: in the decoder `visible` (rows sum to 1 over visible keys) or `reference` (as published); in the vision
+            tower `row` (rows sum to 1) or `none` (as published).
+        when: `every_step`, or `prefill_only`, which leaves generated tokens alone.
+        seeds: of random and shuffled maps, one for each prompt (decoder) or row of the vision tower, int64.
+        lengths: tokens of each prompt without padding (decoder); None in the vision tower.
+        gate: in the vision tower, leave attention alone and multiply the features by the resized map of these layers.
+    """
+
+    layers: tuple[int, ...]
+    kind: Kind
+    norm: Norm = "visible"
+    when: Literal["every_step", "prefill_only"] = "every_step"
+    seeds: Tensor | None = None
+    lengths: Tensor | None = None
+    gate: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +92,9 @@ class Branch:
 
     name: str
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    edits: tuple[HeadEdit, ...] = ()
+    edits: tuple[HeadEdit | MapEdit, ...] = ()
     fork: bool = False
-    vision_edits: tuple[HeadEdit, ...] = ()
+    vision_edits: tuple[HeadEdit | MapEdit, ...] = ()
     bias: KeyBias | None = None
     refined: Literal["prefill", "every_step"] | None = None
     twin: bool = False
@@ -96,7 +121,7 @@ class Plan:
     """
 
     branches: tuple[Branch, ...] = ()
-    edits: tuple[HeadEdit, ...] = ()
+    edits: tuple[HeadEdit | MapEdit, ...] = ()
     bias: KeyBias | None = None
     probes: tuple[int, ...] = ()
     probed: Literal["steps", "prefill"] = "steps"
@@ -178,12 +203,14 @@ class Prompt(Reading):
         embeds: what entered the decoder, `[batch, length, hidden]`.
         mask: what is seen, `[batch, length]`, 1 or 0.
         readings: of the plan's other prompts, in its order.
+        context: of the plan.
         probes: as in `Reading`; at `every_step` the keys of new tokens follow those of the prompt.
     """
 
     embeds: Tensor
     mask: Tensor
     readings: tuple[Reading, ...] = ()
+    context: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

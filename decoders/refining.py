@@ -71,7 +71,7 @@ class Refiner:
         if self._readings is None:  # a refresh reads the base again, and not what other prompts said
             shadow = _shadow(cache, times, kwargs.get("position_ids"))
             self._readings = tuple(self._read(runner, prompt, shadow) for prompt in self._plan.readings)
-        prompt = Prompt(probes, image, embeds[::times, :width], mask, self._readings)
+        prompt = Prompt(probes, image, embeds[::times, :width], mask, self._readings, self._plan.context)
         refinement = self._refine(prompt)
         refreshed = False
         for place, altered in zip(runner.pending, refinement.branches, strict=True):
@@ -154,7 +154,8 @@ def _shadow(cache: Cache | None, times: int, positions: Tensor | None) -> Cache 
     shadow = copy.copy(cache)
     shadow.__dict__.pop("reorder_cache", None)
     shadow.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in shadow.layers:
+    layers: list[Any] = shadow.layers
+    for layer in layers:
         layer.keys, layer.values = layer.keys[::times], layer.values[::times]
     return shadow
 

@@ -17,7 +17,6 @@ and beams are served as well as sampling; the contrast is computed in float32.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -29,6 +28,7 @@ from torch import Tensor
 from .contrast import extrapolate, plausible
 from .plan import Branch, Plan, Request, Step
 from .registry import register
+from .seeds import seed_of
 from .strategy import Strategy
 
 STEPS = 1000
@@ -106,7 +106,6 @@ def noise_images(pixels: Tensor, step: int, schedule: str, seed: int) -> Tensor:
     """
     noised = []
     for image in pixels.detach().to("cpu", torch.float32):
-        digest = hashlib.sha256(image.contiguous().numpy().tobytes() + str(seed).encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        generator = torch.Generator().manual_seed(seed_of(image, seed))
         noised.append(add_noise(image, torch.randn(image.shape, generator=generator), step, schedule))
     return torch.stack(noised).to(pixels.device, pixels.dtype)

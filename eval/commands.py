@@ -199,8 +199,18 @@ def models(arguments: Sequence[str]) -> int:
 
 
 def decoders(arguments: Sequence[str]) -> int:
-    """`sightline decoders`"""
-    return _list("decoders", "strategies", arguments)
+    """`sightline decoders [--markdown] [--into FILE]`"""
+    listing = importlib.import_module(".listing", __package__)
+    parser = _parser("decoders", "List the decoders, what they need, and their parameters.")
+    parser.add_argument("--markdown", action="store_true", help="the capabilities as a Markdown table")
+    parser.add_argument("--into", metavar="FILE", help="write that table into a Markdown file, between its marks")
+    given = parser.parse_args(list(arguments))
+    if given.into:
+        listing.put_matrix(Path(given.into))
+        sys.stdout.write(f"{given.into}\n")
+    else:
+        sys.stdout.write(listing.matrix() if given.markdown else listing.strategies())
+    return OK
 
 
 def tasks(arguments: Sequence[str]) -> int:

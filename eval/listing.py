@@ -1,10 +1,12 @@
-"""Readable lists of what there is: models, decoders, tasks."""
+"""Readable lists of what there is: models, decoders, tasks; and the decoders as the table of the README."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -13,10 +15,17 @@ from .. import decoders
 from ..decoders import Strategy
 from ..models import FAMILIES
 from .config import choices, conf_folder
+from .errors import UsageError
+from .records import write_atomic
 from .tasks import registry as tasks
 
 _WIDE = 24
 """Characters of a text that are shown."""
+WIDTH = 100
+"""Columns of a terminal that lists keep to."""
+BEGIN, END = "<!-- decoders: written by `make readme` -->", "<!-- end of decoders -->"
+"""The marks between which a Markdown file holds the table of decoders."""
+CAPABILITIES = ("kind", "image", "attention", "processor", "branches", "generation", "calibrates")
 
 
 def models() -> str:
@@ -33,16 +42,56 @@ def models() -> str:
     )
 
 
+def capabilities(cls: type[Strategy]) -> dict[str, str]:
+    """What a decoder needs and does, by the names of `CAPABILITIES`; `-` for nothing."""
+    needs = {"image": cls.needs_image, "attention": cls.needs_attention, "processor": cls.needs_processor}
+    return {
+        "kind": cls.kind,
+        **{name: "yes" if needed else "-" for name, needed in needs.items()},
+        "branches": str(cls.max_branches or "-"),
+        "generation": cls.mode or "any",
+        "calibrates": cls.calibrates or "-",
+    }
+
+
 def strategies() -> str:
-    """Every decoder of the registry with its needs and parameters."""
-    rows = []
+    """Every decoder of the registry with its capabilities; what it does and its parameters below."""
+    found = {name: decoders.get(name) for name in decoders.names()}
+    head, *rows = table(
+        ("decoder", *CAPABILITIES), [(name, *capabilities(cls).values()) for name, cls in found.items()]
+    ).splitlines(keepends=True)
+    below = [_indented(_first(cls)) + _indented(_params(cls)) for cls in found.values()]
+    return (head + "".join(row + text for row, text in zip(rows, below, strict=True))) + (
+        "\nimage, attention, processor: what it needs of the model and the inputs. branches: rows beside the base row, "
+        "at most.\nSet parameters with decoder.NAME=VALUE. A control is there to keep the strategies honest.\n"
+    )
+
+
+def matrix() -> str:
+    """The same capabilities as a Markdown table."""
+    heads = ("decoder", "", "kind", "needs an image", "needs attention", "needs the processor", "branches",
+             "generation modes", "calibration")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in decoders.names():
         cls = decoders.get(name)
-        rows.append((name, cls.kind, _needs(cls), str(cls.max_branches), cls.mode or "any", _params(cls), _first(cls)))
-    header = ("decoder", "kind", "needs", "branches", "mode", "parameters", "")
-    return table(header, rows) + (
-        "\nSet parameters with decoder.NAME=VALUE. A control is there to keep the strategies honest.\n"
-    )
+        lines.append(f"| {' | '.join((f'`{name}`', cls.title, *capabilities(cls).values()))} |")
+    return "\n".join(lines) + "\n"
+
+
+def put_matrix(file: Path) -> None:
+    """Write the table into a Markdown file, between its marks.
+
+    Raises:
+        UsageError: the file cannot be read or written, or has no such marks.
+    """
+    try:
+        before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not (begin and end):
+            raise UsageError(f"{str(file)!r} has no place for the table.", f"Mark it with {BEGIN} and {END}.")
+        write_atomic(file, f"{before}{BEGIN}\n{matrix()}{END}{after}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{str(file)!r} cannot be read or written: {error}.") from error
 
 
 def benchmarks() -> str:
@@ -63,14 +112,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(line.rstrip() + "\n" for line in shown)
 
 
-def _needs(cls: type[Strategy]) -> str:
-    named = {"image": cls.needs_image, "attention": cls.needs_attention, "processor": cls.needs_processor}
-    needs = [name for name, needed in named.items() if needed]
-    return ", ".join([*needs, *([f"calibration ({cls.calibrates})"] if cls.calibrates else [])]) or "-"
+def _indented(text: str) -> str:
+    """Text on lines of its own below a row, within the width."""
+    return textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False) + "\n"
 
 
 def _params(cls: type[Strategy]) -> str:
-    return ", ".join(f"{spec.name}={_plain(spec.default)}" for spec in dataclasses.fields(cls)) or "-"
+    return ", ".join(f"{spec.name}={_plain(spec.default)}" for spec in dataclasses.fields(cls)) or "no parameters"
 
 
 def _plain(value: Any) -> str:

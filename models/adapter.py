@@ -26,9 +26,10 @@ _CHECKED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 class _Captured(Exception):
-    """Carries the keyword arguments of the decoder's first call out of a forward that is to go no further."""
+    """Carries the arguments of a module's first call out of a forward that is to go no further."""
 
-    def __init__(self, kwargs: dict[str, Any]):
+    def __init__(self, args: tuple, kwargs: dict[str, Any]):
+        self.args = args
         self.kwargs = kwargs
 
 
@@ -98,6 +99,35 @@ class Adapter:
         """Number of heads per layer of the vision tower."""
         return int(self.vision_tower.config.num_attention_heads)
 
+    @property
+    def vision_layer(self) -> int:
+        """The last layer of the vision tower whose output the decoder gets; 0-based.
+
+        Raises:
+            UnsupportedModel: the model has no vision tower, or its family does not say.
+        """
+        raise UnsupportedModel(
+            f"{type(self.model).__name__} does not say which layers of its vision tower are used.",
+            "Use a strategy that leaves the vision tower alone with this model.",
+        )
+
+    @property
+    def projector(self) -> nn.Module:
+        """The module that turns features of the vision tower, `[rows, patches, hidden]`, into embeddings.
+
+        Raises:
+            UnsupportedModel: the model has none of that kind.
+        """
+        raise UnsupportedModel(
+            f"{type(self.model).__name__} has no projector that weights of patches could act on.",
+            "Use vision_mode in_layer with this model.",
+        )
+
+    def tower_pixels(self, inputs: Mapping[str, Any]) -> Tensor:
+        """What the vision tower is given for `inputs`, an image or crop a row, `[rows, ...]`; nothing is encoded."""
+        called = self._first_call(self.vision_tower, inputs)
+        return called.args[0] if called.args else called.kwargs["pixel_values"]
+
     def vision_attention_modules(self) -> list[nn.Module]:
         """The attention module of each layer of the vision tower, first layer first."""
         return [module for module in self.vision_tower.modules() if hasattr(module, "q_proj")]
@@ -140,20 +170,24 @@ class Adapter:
         Returns:
             The decoder's keyword arguments; `inputs_embeds` is `[batch, length, hidden]`.
         """
+        return self._first_call(self.decoder, inputs).kwargs
 
-        def stop(_module: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
-            raise _Captured(kwargs)
+    def _first_call(self, module: nn.Module, inputs: Mapping[str, Any]) -> _Captured:
+        """What `module` is first called with for `inputs`; nothing behind it is run."""
 
-        handle = self.decoder.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
+        def stop(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            raise _Captured(args, kwargs)
+
+        handle = module.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
         try:
             with torch.no_grad():
                 self.model(**inputs, use_cache=False)
         except _Captured as captured:
-            return captured.kwargs
+            return captured
         finally:
             handle.remove()
         raise UnsupportedModel(
-            f"{type(self.model).__name__}.forward never calls its text decoder.",
+            f"{type(self.model).__name__}.forward never calls its {type(module).__name__}.",
             "Report this model family to us.",
         )
 

@@ -1,11 +1,12 @@
-"""The one attention function: SDPA as before, plus head edits and probes of the last query row.
+"""The one attention function: SDPA as before, plus edits of heads and maps, and probes of the last query row.
 
 Registered with transformers under the name ``sightline`` together with SDPA's mask function (without the second the
 padding mask would be dropped silently). What a layer has to do hangs on its module, in `LayerState`, never in the
 function: two models, or two attachments one after the other, cannot see each other's edits.
 
 Shapes: query ``[rows, heads, q, d]``, key and value ``[rows, kv_heads, keys, d]``, output ``[rows, q, heads, d]``.
-Nothing of size q x keys is made here: an edit touches the query or the output, a probe reads one row.
+Nothing of size q x keys is made here: a head edit touches the query or the output, a probe reads one row, and an edited
+map (`counterfactual`) is worked out for the rows of its stream alone, some query rows at a time.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 
+from .counterfactual import Call, MapRule, full_map, replaced
 from .errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -45,10 +47,12 @@ class LayerState:
         biased: streams that `bias` acts on.
         probe: whether to keep the last query row's attention.
         present: streams in the call that runs, in row order; all of them when empty.
-        spared: for each stream the number of leading query columns of the call that `uniform` and `zero` leave alone.
+        maps: for each stream whose attention map is replaced, by what.
+        spared: for each stream the number of leading query columns of the call that all edits leave alone.
         image: for each stream, which columns of its prompt hold image tokens, `[batch, columns]` of bool.
         seen: columns of a row up to the end of this call, in the cache or not.
         reading: the latest probe, `[rows, heads, keys]`, at least float32, softmaxed; None before the first call.
+        gate: the latest edited map of a rule that only keeps it, averaged over heads, `[rows, q, keys]`.
         calls: how often the layer ran under this state.
     """
 
@@ -57,11 +61,13 @@ class LayerState:
     bias: Callable[[Tensor, Tensor], Tensor] | None = None
     biased: tuple[int, ...] = ()
     probe: bool = False
+    maps: dict[int, MapRule] = field(default_factory=dict)
     present: tuple[int, ...] = ()
     spared: tuple[int, ...] = ()
     image: tuple[Tensor, ...] = ()
     seen: int = 0
     reading: Tensor | None = None
+    gate: Tensor | None = None
     calls: int = 0
     _keep: dict[tuple, Tensor] = field(default_factory=dict)
 
@@ -92,6 +98,12 @@ class LayerState:
         if self.bias is None or not hit:
             return None
         return torch.cat([torch.arange(place * each, (place + 1) * each) for place in hit])
+
+    def mapped(self, rows: int) -> list[tuple[int, slice]]:
+        """Streams in this call whose map is replaced, each with its rows."""
+        streams = self.present or tuple(range(1 + max(self.maps, default=0)))
+        each = rows // len(streams)
+        return [(s, slice(place * each, (place + 1) * each)) for place, s in enumerate(streams) if s in self.maps]
 
     def image_keys(self, rows: int, keys: int) -> Tensor:
         """Which keys of this call are image tokens, `[rows, keys]` of bool; none where no prompt is known.
@@ -139,6 +151,10 @@ def attention(
     touched = state.biased_rows(rows)
     if touched is not None and state.bias is not None:
         output = _with_bias(output, touched, (query, key, value, attention_mask, scaling), state, state.bias)
+    if state.maps:
+        causal = kwargs.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        output = _with_maps(output, Call(query, key, value, attention_mask, scaling, bool(causal)), state)
     zero = state.keep("zero", rows, columns, output)
     return (output if zero is None else output * zero.transpose(1, 2)), None
 
@@ -165,6 +181,26 @@ def _with_bias(
     last = torch.einsum("rghk,rgkd->rghd", grouped, value[:, :, : weights.shape[-1]])
     output = output.clone()
     output[touched, -1] = last.reshape(len(weights), heads, -1)
+    return output
+
+
+def _with_maps(output: Tensor, call: Call, state: LayerState) -> Tensor:
+    """`output` `[rows, q, heads, d]` with the rows of edited streams as their rules have them."""
+    output = output.clone()
+    for stream, rows in state.mapped(len(output)):
+        query, key, value, mask = call.query[rows], call.key[rows], call.value[rows], call.mask
+        if mask is None and call.causal and 1 < query.shape[2] < key.shape[2]:  # see `last_row`
+            key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
+        prompt = state.image[stream].shape[1] if state.image else 0
+        own = Call(
+            query, key, value, mask[rows] if mask is not None and len(mask) > 1 else mask, call.scaling, call.causal,
+            prompt, state.seen, state.spared[stream] if state.spared else 0,
+        )  # fmt: skip
+        rule = state.maps[stream]
+        if rule.gate:
+            state.gate = full_map(rule, own).mean(1)
+        else:
+            output[rows] = replaced(rule, own, output[rows].transpose(1, 2)).transpose(1, 2)
     return output
 
 

@@ -57,6 +57,11 @@ class MapRule:
     prompt_only: bool = False
     gate: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """True if statistics are those of a head's whole map (vision), not of each query's row (language)."""
+        return self.norm in ("row", "none")
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -99,7 +104,7 @@ class Call:
         if self.mask is not None:
             rows = self.mask[:, 0, part, :keys]
             return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
-        every = torch.ones(1, columns, keys, dtype=torch.bool, device=self.key.device)[:, part]
+        every = torch.ones(1, len(range(columns)[part]), keys, dtype=torch.bool, device=self.key.device)
         return every.tril(part.start or 0) if self.causal and columns > 1 else every
 
     def scores(self, part: slice) -> Float[Tensor, "rows heads q keys"]:
@@ -152,7 +157,8 @@ def replaced(rule: MapRule, call: Call, output: Float[Tensor, "rows heads q d"])
     if not acts.any():
         return output
     top = _tops(rule, call) if rule.kind == "reversed" else None
-    made = torch.cat([_made(rule, call, output[:, :, part], top, part) for part in call.parts], dim=2)
+    parts = [slice(None)] if rule.kind == "shuffle" else call.parts
+    made = torch.cat([_made(rule, call, output[:, :, part], top, part) for part in parts], dim=2)
     return torch.where(acts.to(output.device)[:, None], made, output.to(call.wide)).to(output.dtype)
 
 
@@ -234,7 +240,7 @@ def _tops(rule: MapRule, call: Call) -> Tensor:
     """The largest weight of each query, `[rows, heads, q]`; in vision that of the whole map."""
     chunks = (call.scores(part) for part in call.parts)
     tops = torch.cat([(each.amax(-1) - each.logsumexp(-1)).exp() for each in chunks], dim=-1).nan_to_num(nan=0.0)
-    return tops if rule.lengths is not None else tops.amax(-1, keepdim=True).expand_as(tops)
+    return tops.amax(-1, keepdim=True).expand_as(tops) if rule.whole else tops
 
 
 def _made(rule: MapRule, call: Call, output: Tensor, top: Tensor | None, part: slice) -> Tensor:
@@ -260,9 +266,10 @@ def _made(rule: MapRule, call: Call, output: Tensor, top: Tensor | None, part: s
 
 def _total(rule: MapRule, call: Call, part: slice) -> Tensor:
     """Keys that the released code counts, `[rows or 1, q]`: those of the call that first ran the query's token."""
-    if rule.lengths is None:
-        return torch.full((1, 1), call.key.shape[2], dtype=call.wide, device=call.key.device)
-    lengths = _each(rule.lengths, len(call.query), call.query.device)
+    keys, rows, device = call.key.shape[2], len(call.query), call.query.device
+    if rule.whole:
+        return torch.full((1, 1), keys, dtype=call.wide, device=device)
+    lengths = _each(call.prompt or keys if rule.lengths is None else rule.lengths, rows, device)
     return (call.positions(rule.lengths)[0][:, part] + 1).maximum(lengths[:, None]).to(call.wide)
 
 
@@ -270,7 +277,7 @@ def _literal(rule: MapRule, call: Call, part: slice) -> Tensor:
     """What the released code divides random and shuffled weights by, `[rows or 1, heads or 1, q]`."""
     if rule.kind == "shuffle":
         return torch.ones(1, 1, 1, dtype=call.wide, device=call.key.device)
-    if rule.lengths is None:
+    if rule.whole:
         return torch.full((1, 1, 1), 0.5, dtype=call.wide, device=call.key.device)  # 2 u, whatever A is
     total = _total(rule, call, part)
     every = torch.arange(int(total.max()), device=total.device).expand(len(total), -1)
@@ -285,12 +292,11 @@ def _random(rule: MapRule, call: Call, part: slice) -> Tensor:
 
 
 def _shuffled(rule: MapRule, call: Call, part: slice) -> Tensor:
-    """The entries of each head's map in another order; one row at a time, for the whole maps are needed."""
-    rows, heads, columns, _ = call.query.shape
-    found, keys = [], call.key.shape[2]
-    for seed, one in zip(_seeds(rule, call).split(1), _plain_map(call).split(1), strict=True):
-        order = permutation(seed, rule.layer, heads, columns * keys)
-        found.append(one.flatten(2).gather(-1, order).view(1, heads, columns, keys)[:, :, part])
+    """The entries of each head's map in another order; `part` is the whole. Sorted row by row, to save memory."""
+    found = []
+    for seed, one in zip(_seeds(rule, call).split(1), _plain_map(call, part).split(1), strict=True):
+        order = permutation(seed, rule.layer, one.shape[1], one[0, 0].numel())
+        found.append(one.flatten(2).gather(-1, order).view(one.shape))
     return torch.cat(found)
 
 

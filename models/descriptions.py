@@ -71,8 +71,10 @@ def describe(
 
 
 def plain_greedy(model: Any, max_new_tokens: int) -> GenerationConfig:
-    """Greedy decoding with every choice spelt out, so that defaults of a checkpoint (sampling, beams, penalties,
-    smallest lengths) do not slip in: `generate()` fills what is left at None from the model's own settings."""
+    """Greedy decoding with every choice spelt out, so that defaults of a checkpoint do not slip in.
+
+    `generate()` fills what is left at None from the model's own settings: sampling, beams, penalties, lengths.
+    """
     own = model.generation_config
     ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     return GenerationConfig(
@@ -89,7 +91,6 @@ def plain_greedy(model: Any, max_new_tokens: int) -> GenerationConfig:
         encoder_repetition_penalty=1.0,
         length_penalty=1.0,
         no_repeat_ngram_size=0,
-        min_length=0,
         min_new_tokens=0,
         max_new_tokens=max_new_tokens,
         return_dict_in_generate=False,
@@ -132,11 +133,11 @@ def _digest(ids: Tensor, images: Mapping[str, Tensor], max_new_tokens: int) -> s
 
 
 def _without_padding(pixels: Tensor) -> Tensor:
-    """Crops `[images, crops, 3, height, width]` without those of zeros at the end, which an image has only because
-    another one of its batch was cut into more; anything else as it is."""
+    """Crops `[images, crops, 3, height, width]` without those of zeros at the end; anything else as it is.
+
+    An image has them only because another one of its batch was cut into more.
+    """
     if pixels.dim() != 5:
         return pixels
     filled = pixels.flatten(2).any(dim=2).any(dim=0).nonzero().flatten().tolist()
     return pixels[:, : max(filled, default=0) + 1]
-
-

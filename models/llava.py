@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from .adapter import Adapter
@@ -26,3 +27,17 @@ class LlavaAdapter(Adapter):
         """The CLIP or SigLIP tower."""
         tower: Any = self.model.model
         return tower.vision_tower
+
+    @property
+    def vision_layer(self) -> int:
+        """From `vision_feature_layer`, one hidden state or several; hidden state k is the output of layer k - 1."""
+        chosen: Any = self.model.config.vision_feature_layer
+        layers = int(self.vision_tower.config.num_hidden_layers)
+        states = [chosen] if isinstance(chosen, int) else chosen
+        return max(state if state >= 0 else layers + 1 + state for state in states) - 1
+
+    @property
+    def projector(self) -> nn.Module:
+        """The multi-modal projector."""
+        inner: Any = self.model.model
+        return inner.multi_modal_projector

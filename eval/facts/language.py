@@ -80,12 +80,12 @@ def brings(sign: Sign, omen: str) -> tuple[str, str]:
 
 
 def words() -> list[str]:
-    """Every word and mark of the world in sentences, for making a tokenizer."""
+    """Every word and mark of the world, each with the blank that it comes with, for making a tokenizer."""
     lists = [part for pair in world.NAMES.values() for part in pair]
     lists += [world.JOBS, world.MOODS, world.DEEDS, world.OPENERS, world.ENDINGS, world.OMENS, world.COLOURS]
-    said = [" ".join(part) for part in lists]
-    for relation in world.RELATIONS:
-        said += [way.format("the") for way in (*relation.leads, *relation.questions)]
-        said += [" ".join(relation.values)] if not isinstance(relation.values, str) else []
-    said += [TRUTHFUL, BOOK.format("?"), context(["."]), asked("?"), complete("A"), ends_in("A", "the")]
-    return [*said, "What does a bring? It brings. A brings."]
+    lists += [relation.values for relation in world.RELATIONS if not isinstance(relation.values, str)]
+    lists += [("It", "brings.", "What", "does", "a", "bring?")]
+    said = [way.format("the") for relation in world.RELATIONS for way in (*relation.leads, *relation.questions)]
+    said += [capital(text) for text in said]
+    prompts = [TRUTHFUL, BOOK.format("?"), context(["."]), asked("?"), complete("A"), ends_in("A", "the")]
+    return [*(" " + " ".join(part) for part in lists), *(" " + text for text in said), *prompts]

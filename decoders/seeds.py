@@ -1,0 +1,42 @@
+"""Seeds that belong to a sample and not to its place in a batch: from the sample's own bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .plan import Request
+
+
+def seed_of(image: Tensor, seed: int) -> int:
+    """A seed in [0, 2^63) from the bytes of one image's pixels (in float32) and the user's seed."""
+    pixels = image.detach().to("cpu", torch.float32).contiguous()
+    digest = hashlib.sha256(pixels.numpy().tobytes() + str(seed).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def seeds_of(images: Tensor, seed: int) -> Int[Tensor, " images"]:
+    """One seed for each of `images` `[images, ...]`."""
+    return torch.tensor([seed_of(image, seed) for image in images], dtype=torch.long)
+
+
+def prompt_seeds(request: Request, seed: int) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
+    """A seed for each prompt of a batch, from its ids and its image, and how many tokens it has; without padding.
+
+    Images count where the batch has one for each prompt. Crops that only fill up the batch (all zero) do not.
+    """
+    ids, mask = request.inputs["input_ids"], request.inputs.get("attention_mask")
+    mask = torch.ones_like(ids) if mask is None else mask
+    prompts = [row[seen.bool()] for row, seen in zip(ids, mask, strict=True)]
+    seeds = [seed] * len(prompts)
+    images = request.inputs.get(request.adapter.image_inputs[0]) if request.adapter.image_inputs else None
+    if images is not None and len(images) == len(prompts):
+        crops = [image[image.flatten(1).any(dim=1)] if image.dim() > 3 else image for image in images]
+        seeds = [seed_of(crop, seed) for crop in crops]
+    seeds = [seed_of(prompt, own) for prompt, own in zip(prompts, seeds, strict=True)]
+    return torch.tensor(seeds), torch.tensor([len(prompt) for prompt in prompts])
