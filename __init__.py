@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .decoders import (
         AVC,
         CODE,
+        IAVA,
         VCD,
         Attachment,
         CausalMM,
@@ -38,6 +39,7 @@ _HOMES = {"load": "models", "SightlineError": "models.errors"}
 __all__ = [
     "AVC",
     "CODE",
+    "IAVA",
     "VCD",
     "Attachment",
     "CausalMM",

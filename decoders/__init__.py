@@ -8,14 +8,15 @@ from .controls import CutOnly, Greedy, Sample, Shift
 from .decore import DeCoRe
 from .generate import attach, generate
 from .head_controls import MaskedOnly, RandomHeads
-from .plan import Branch, HeadEdit, Plan, Request, Step
+from .iava import IAVA
+from .plan import Branch, HeadEdit, MapEdit, Plan, Request, Step
 from .registry import build, get, names, register
 from .scoring import score
 from .strategy import Strategy
 from .vcd import VCD
 
 __all__ = [
-    "AVC", "CODE", "VCD", "Attachment", "Branch", "CausalMM", "CutOnly", "DeCoRe", "Greedy", "HeadEdit", "MaskedOnly", "Plan",
-    "RandomHeads", "Request", "Sample", "Shift", "Step", "Strategy", "attach", "build", "generate", "get", "names",
-    "register", "score",
+    "AVC", "CODE", "IAVA", "VCD", "Attachment", "Branch", "CausalMM", "CutOnly", "DeCoRe", "Greedy", "HeadEdit",
+    "MaskedOnly", "Plan", "RandomHeads", "Request", "Sample", "Shift", "Step", "Strategy", "attach", "build", "generate",
+    "get", "names", "register", "score",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ l, l_v, l_t `[batch, vocab]` raw logits of the plain run, of the one whose visio
 decoder is edited:
 
     keep_i = l_i >= log(epsilon) + max_j l_j
-    s_i    = l_i + gamma * sum_b (l_i - l_b,i)   over the branches b of the mode, if keep_i; else -inf
+    s_i    = l_i + gamma * sum_b (l_i - l_b,i)   over the branches b of the modality, if keep_i; else -inf
 
 so (1 + gamma) l - gamma l_b with one branch, (1 + 2 gamma) l - gamma l_v - gamma l_t with both. The maps are those of
 models/counterfactual.py. Each branch has a cache of its own; the vision edit acts while the image is encoded.
@@ -37,7 +37,7 @@ from .seeds import prompt_seeds, seeds_of
 from .strategy import Strategy
 
 CHOICES = {
-    "mode": ("vision", "language", "multimodal"),
+    "modality": ("vision", "language", "multimodal"),
     "vision_kind": ("uniform", "random", "reversed", "shuffle"),
     "vision_mode": ("in_layer", "gate"),
     "vision_norm": ("row", "none"),
@@ -53,7 +53,7 @@ class CausalMM(Strategy):
     """Contrast with the same model under counterfactual attention.
 
     Args:
-        mode: `vision` (edit the vision tower), `language` (the decoder; serves text models too) or `multimodal` (both,
+        modality: `vision` (edit the vision tower), `language` (the decoder; serves text models too) or `multimodal` (both,
             each in a branch of its own).
         gamma: strength of the contrast, >= 0 (typical 0.5 to 1); 0 leaves the cut alone and runs no branch.
         epsilon: cut, in [0, 1] (typical 0.1; 0.6 makes sampling nearly greedy); 0 keeps all tokens.
@@ -74,7 +74,7 @@ class CausalMM(Strategy):
     needs_attention: ClassVar[bool] = True
     max_branches: ClassVar[int] = 2
 
-    mode: str = "multimodal"
+    modality: str = "multimodal"
     gamma: float = 1.0
     epsilon: float = 0.1
     vision_kind: str = "random"
@@ -102,13 +102,13 @@ class CausalMM(Strategy):
             self.check(value in words or distinct, name, f"{', '.join(words)} or a list of distinct layers from 0")
 
     def plan(self, request: Request) -> Plan:
-        """A branch for each part of the mode; none at gamma 0; nothing at all at gamma 0 and epsilon 0."""
-        if self.mode != "language":
+        """A branch for each part of the modality; none at gamma 0; nothing at all at gamma 0 and epsilon 0."""
+        if self.modality != "language":
             request.adapter.require_images(request.inputs, self.key)
         if self.gamma == 0:
             return Plan(combines=self.epsilon > 0)
         parts = {"vision": [self.vision], "language": [self.language], "multimodal": [self.vision, self.language]}
-        return Plan(branches=tuple(part(request) for part in parts[self.mode]), combines=True)
+        return Plan(branches=tuple(part(request) for part in parts[self.modality]), combines=True)
 
     def combine(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:
         """`contrast`; the base as it is at gamma 0."""

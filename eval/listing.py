@@ -30,15 +30,15 @@ CAPABILITIES = ("kind", "image", "attention", "processor", "branches", "generati
 
 def models() -> str:
     """The models of `conf/model`, and the families that are served."""
-    rows = []
+    rows, below = [], []
     for name in choices("model"):
         file = conf_folder() / "model" / f"{name}.yaml"
         fields: Any = OmegaConf.load(file)
-        remark = file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-        rows.append((name, str(fields.path or "model.path=..."), str(fields.dtype), remark))
+        rows.append((name, str(fields.path or "model.path=..."), str(fields.dtype)))
+        below.append([file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")])
     families = ", ".join(sorted(FAMILIES))
-    return table(("model", "path", "dtype", ""), rows) + (
-        f"\nImage-text families served: {families}. Text models: any decoder-only model of transformers.\n"
+    return _blocks(("model", "path", "dtype"), rows, below) + (
+        f"\nImage-text families served: {families}.\nText models: any decoder-only model of transformers.\n"
     )
 
 
@@ -57,13 +57,11 @@ def capabilities(cls: type[Strategy]) -> dict[str, str]:
 def strategies() -> str:
     """Every decoder of the registry with its capabilities; what it does and its parameters below."""
     found = {name: decoders.get(name) for name in decoders.names()}
-    head, *rows = table(
-        ("decoder", *CAPABILITIES), [(name, *capabilities(cls).values()) for name, cls in found.items()]
-    ).splitlines(keepends=True)
-    below = [_indented(_first(cls)) + _indented(_params(cls)) for cls in found.values()]
-    return (head + "".join(row + text for row, text in zip(rows, below, strict=True))) + (
-        "\nimage, attention, processor: what it needs of the model and the inputs. branches: rows beside the base row, "
-        "at most.\nSet parameters with decoder.NAME=VALUE. A control is there to keep the strategies honest.\n"
+    rows = [(name, *capabilities(cls).values()) for name, cls in found.items()]
+    below = [[_first(cls), _params(cls)] for cls in found.values()]
+    return _blocks(("decoder", *CAPABILITIES), rows, below) + (
+        "\nimage, attention, processor: what it needs; branches: rows beside the base row, at most.\n"
+        "Set parameters with decoder.NAME=VALUE. A control is there to keep the strategies honest.\n"
     )
 
 
@@ -96,12 +94,12 @@ def put_matrix(file: Path) -> None:
 
 def benchmarks() -> str:
     """Every task of the registry with its options."""
-    rows = []
+    rows, below = [], []
     for name in tasks.names():
         task = tasks.get(name)
-        options = ", ".join(f"{key}={_plain(value)}" for key, value in task.options.items())
-        rows.append((name, str(task.version), options, task.title))
-    return table(("task", "version", "options", ""), rows) + "\nSet options with task.NAME=VALUE.\n"
+        rows.append((name, str(task.version), task.title))
+        below.append([", ".join(f"{key}={_plain(value)}" for key, value in task.options.items())])
+    return _blocks(("task", "version", ""), rows, below) + "\nSet options with task.NAME=VALUE.\n"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -112,9 +110,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(line.rstrip() + "\n" for line in shown)
 
 
+def _blocks(header: Sequence[str], rows: Sequence[Sequence[str]], below: Sequence[Sequence[str]]) -> str:
+    """A table with texts below each row, indented and within the width."""
+    head, *lines = table(header, rows).splitlines(keepends=True)
+    texts = ("".join(map(_indented, paragraphs)) for paragraphs in below)
+    return head + "".join(line + text for line, text in zip(lines, texts, strict=True))
+
+
 def _indented(text: str) -> str:
-    """Text on lines of its own below a row, within the width."""
-    return textwrap.fill(text, WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False) + "\n"
+    margin = " " * 4
+    return textwrap.fill(text, WIDTH, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False) + "\n"
 
 
 def _params(cls: type[Strategy]) -> str:

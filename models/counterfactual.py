@@ -7,9 +7,9 @@ With A the softmaxed map of a head, V the values, o = A V what plain attention g
     random    sum(u V) / sum(u)                    u drawn uniformly from (0, 1) for each query and key
     shuffle   P(A) V, rows made to sum to 1        P permutes the entries of the whole map (vision alone)
 
-So but for `shuffle` no map is kept, and scores are made for `reversed` alone, `CHUNK` query rows at a time. Draws depend
-on a row's seed, layer, head, and the positions of query and key among the row's own tokens, never on batch, padding,
-cache or call order: they are hashes, not a generator's next numbers.
+So but for `shuffle` no map is kept, and scores are made for `reversed` alone, `CHUNK` query rows at a time. Draws
+depend on a row's seed, layer, head, and the positions of query and key among the row's own tokens, never on batch,
+padding, cache or call order: they are hashes, not a generator's next numbers.
 
 Norms: `visible` (language) and `row` (vision) are the forms above; `reference` (language) and `none` (vision) are those
 of CausalMM's released code, whose rows do not sum to 1. Visible keys get weight, no other.

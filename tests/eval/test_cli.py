@@ -179,6 +179,26 @@ def test_lists(command):
     assert "pope_scenes" in command("tasks")[1]
 
 
+@pytest.mark.parametrize("what", ["decoders", "models", "tasks"])
+def test_lists_fit_a_terminal(command, what):
+    assert max(map(len, command(what)[1].splitlines())) <= 110
+
+
+def test_capabilities_as_a_table_of_markdown(command, tmp_path):
+    code, table, _ = command("decoders", "--markdown")
+    assert code == 0
+    assert "| `vcd` | VCD | strategy | yes | - | - | 1 | any | - |" in table
+    assert "| `greedy` | Greedy | control | - | - | - | - | greedy | - |" in table
+    assert len({line.count("|") for line in table.splitlines()}) == 1
+    file = tmp_path / "page.md"
+    file.write_text(f"# Before\n{listing.BEGIN}\nold\n{listing.END}\nAfter\n")
+    assert command("decoders", "--into", str(file))[0] == 0
+    assert file.read_text() == f"# Before\n{listing.BEGIN}\n{table}{listing.END}\nAfter\n"
+    file.write_text("# No place\n")
+    assert "has no place for the table. Mark it with" in command("decoders", "--into", str(file))[2]
+    assert "cannot be read" in command("decoders", "--into", str(tmp_path / "none.md"))[2]
+
+
 def test_folders_that_are_none(command):
     code, _, err = command("score", "nowhere")
     assert code == 2

@@ -122,7 +122,7 @@ def test_a_prompt_that_cannot_be_made_says_so(adapter, processor):
     batch = asked(processor, images(1), ["Is it?"])
     with pytest.raises(errors.MissingChatTemplate, match=r"no chat template.*Set processor\.chat_template"):
         adapter.reworded(batch, llava_processor(template=None), TELL)
-    with pytest.raises(errors.InvalidPrompt, match="2 image placeholder.* for a row with 1 image"):
+    with pytest.raises(errors.InvalidPrompt, match=r"2 image placeholder.* for a row with 1 image"):
         adapter.reworded(batch, processor, "Where is <image> now?")
     with pytest.raises(errors.InvalidPrompt, match="no input_ids"):
         adapter.reworded({"inputs_embeds": torch.zeros(1, 3, 32)}, processor, TELL)
