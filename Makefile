@@ -2,8 +2,9 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
+HEADS := decoder.num_heads=1,2,4,8
 
-.PHONY: help install demo tune test check tiny wheel clean
+.PHONY: help install demo tune readme test check tiny wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -15,14 +16,20 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-demo: install ## run every decoder on tiny-llava over POPE on scenes, and leave a report to open
+demo: install ## run every decoder on tiny-llava over POPE, CHAIR and MME on scenes, and leave a report to open
 	$(BIN)/sightline leaderboard demo run.root=runs/demo
 
 tune: install ## choose hyper-parameters on validation scenes (docs/tuning.md)
-	$(BIN)/sightline run -m experiment=tune_vcd decoder.alpha=0.25,0.5,1,2 decoder.noise_step=300,500,700,999
 	$(BIN)/sightline run -m experiment=tune_shift decoder.delta=-4,-3,-2.5,-2,-1.5,-1,-0.5,0,0.5,1
-	$(BIN)/sightline tune runs/tune-vcd
-	$(BIN)/sightline tune runs/tune-shift
+	$(BIN)/sightline run -m experiment=tune_vcd decoder.alpha=0.25,0.5,1,2 decoder.noise_step=100,200,300,500,700,999
+	$(BIN)/sightline run -m experiment=tune_decore $(HEADS) decoder.alpha_mode=entropy,jsd
+	$(BIN)/sightline run -m experiment=tune_decore $(HEADS) decoder.alpha_mode=static decoder.alpha=0.5,1
+	$(BIN)/sightline run -m experiment=tune_random_heads $(HEADS) decoder.alpha_mode=entropy,jsd
+	$(BIN)/sightline run -m experiment=tune_random_heads $(HEADS) decoder.alpha_mode=static decoder.alpha=0.5,1
+	for decoder in shift vcd decore random-heads; do $(BIN)/sightline tune runs/tune-$$decoder || exit; done
+
+readme: install ## write the table of decoders into README.md
+	$(BIN)/sightline decoders --into README.md
 
 test: install check ## lint, types, layers, then all tests
 	$(BIN)/python -m pytest -n 2
@@ -33,8 +40,9 @@ check: install ## lint, format, type check, import layers
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-tiny: install ## train tiny-llava again from nothing (two cores: up to two hours)
+tiny: install ## train tiny-llava again from nothing (two cores: up to two hours), and rank its heads
 	$(BIN)/python -m sightline.eval.training.tiny_llava --out models/tiny/tiny-llava
+	$(BIN)/sightline calibrate model=tiny-llava what=image out=models/tiny/tiny-llava/image_heads.json
 
 wheel: install ## build the wheel and try it in an environment of its own
 	$(BIN)/python tests/wheel.py

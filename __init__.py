@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from . import decoders, eval, models
     from .decoders import (
         AVC,
+        CGVLM,
         CODE,
         IAVA,
         VCD,
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
         Sample,
         Shift,
         Strategy,
+        Together,
         attach,
         generate,
         score,
+        trace,
     )
     from .models import load
     from .models.errors import SightlineError
@@ -38,6 +41,7 @@ __version__ = _version("sightline")
 _HOMES = {"load": "models", "SightlineError": "models.errors"}
 __all__ = [
     "AVC",
+    "CGVLM",
     "CODE",
     "IAVA",
     "VCD",
@@ -52,6 +56,7 @@ __all__ = [
     "Shift",
     "SightlineError",
     "Strategy",
+    "Together",
     "__version__",
     "attach",
     "decoders",
@@ -60,6 +65,7 @@ __all__ = [
     "load",
     "models",
     "score",
+    "trace",
 ]
 
 

@@ -3,20 +3,22 @@
 from .attachment import Attachment
 from .avc import AVC
 from .causalmm import CausalMM
+from .cgvlm import CGVLM
 from .code import CODE
 from .controls import CutOnly, Greedy, Sample, Shift
 from .decore import DeCoRe
-from .generate import attach, generate
+from .generate import attach, generate, trace
 from .head_controls import MaskedOnly, RandomHeads
 from .iava import IAVA
 from .plan import Branch, HeadEdit, MapEdit, Plan, Request, Step
 from .registry import build, get, names, register
 from .scoring import score
 from .strategy import Strategy
+from .together import Together
 from .vcd import VCD
 
 __all__ = [
-    "AVC", "CODE", "IAVA", "VCD", "Attachment", "Branch", "CausalMM", "CutOnly", "DeCoRe", "Greedy", "HeadEdit",
-    "MaskedOnly", "Plan", "RandomHeads", "Request", "Sample", "Shift", "Step", "Strategy", "attach", "build", "generate",
-    "get", "names", "register", "score",
+    "AVC", "CGVLM", "CODE", "IAVA", "VCD", "Attachment", "Branch", "CausalMM", "CutOnly", "DeCoRe", "Greedy", "HeadEdit",
+    "MapEdit", "MaskedOnly", "Plan", "RandomHeads", "Request", "Sample", "Shift", "Step", "Strategy", "Together",
+    "attach", "build", "generate", "get", "names", "register", "score", "trace",
 ]  # fmt: skip

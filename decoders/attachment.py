@@ -37,6 +37,7 @@ from .rows import columns_of
 from .runner import Runner, Stream
 from .stats import Stats
 from .strategy import Strategy
+from .tracing import Moment, Tracer, traced
 
 _ATTACHED: WeakSet[nn.Module] = WeakSet()
 
@@ -49,14 +50,27 @@ class Attachment(LogitsProcessor):
         plan: what it asked for.
         stats: forwards, rows and tokens so far.
         uncut: scores of the latest step before the cut, `[batch, vocab]`; None where nothing is contrasted.
+        gates: for each step the rows in which the gate opened, `[rows]` of bool; under beams as they stood at that step.
+        tracer: what it did at each step, where that was asked for, else None.
     """
 
-    def __init__(self, adapter: Adapter, strategy: Strategy, request: Request, branching: Branching = "auto"):
+    def __init__(
+        self,
+        adapter: Adapter,
+        strategy: Strategy,
+        request: Request,
+        branching: Branching = "auto",
+        *,
+        trace: bool = False,
+    ):
         kind = choose(branching)
         self.strategy = strategy
         self.stats = Stats()
         self.uncut: Tensor | None = None
-        self.plan: Plan = strategy.prepare(request)
+        self.gates: list[Tensor] = []
+        plan = strategy.prepare(request)
+        self.plan: Plan = traced(plan, adapter, request.inputs) if trace else plan
+        self.tracer = Tracer(*request.inputs["input_ids"].shape, end=adapter.end_tokens) if trace else None
         self._adapter = adapter
         self._ids: Tensor | None = request.inputs.get("input_ids")
         self._context: dict[str, Any] = dict(self.plan.context)
@@ -93,6 +107,14 @@ class Attachment(LogitsProcessor):
         self.uncut = None
         self._runner = None
 
+    @property
+    def focus(self) -> float | None:
+        """Share of rows and steps in which the gate opened; None without a gate.
+
+        Rows that are done count on until the whole batch is: look at `gates` for less.
+        """
+        return float(torch.stack(self.gates).double().mean()) if self.gates else None
+
     def score_last(self, positions: int) -> None:
         """Contrast that many last positions of one forward over the prompt and tokens that follow it (`scoring`)."""
         self._scored = positions
@@ -120,6 +142,8 @@ class Attachment(LogitsProcessor):
                 "Generate with the model that was attached, uncompiled, without an assistant model or prompt lookup, "
                 "and pass the processor once.",
             )
+        if self.tracer is not None:
+            self.tracer.chose(input_ids)
         return scores
 
     def _open(self, request: Request, kind: type[Runner]) -> None:
@@ -178,9 +202,11 @@ class Attachment(LogitsProcessor):
         self.stats.encodes += 1
         with edited_vision(self._adapter, branch.vision_edits):
             prompt = self._adapter.prompt_embeddings(inputs)
+        image = self._image(inputs)
+        prompt = prompt if branch.alter is None else branch.alter(prompt, image.to(prompt.device))
         mask, base = _mask(inputs), _mask(request.inputs)
         aside = mask.shape != base.shape or not torch.equal(mask, base)
-        return Stream(prompt, mask, self._image(inputs), branch.fork, aside)
+        return Stream(prompt, mask, image, branch.fork, aside)
 
     def _before_owner(self, _module: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
         if self._running.busy:
@@ -279,22 +305,42 @@ class Attachment(LogitsProcessor):
         """Scores `[rows, vocab]` of one position; `place` counts the positions of this forward."""
         base, *branches = (widen(logits) for logits in streams)
         step = Step(self._vouched + place, self._probes(), self._context)
-        base = self._gated(base, branches, step)
+        opened = self.strategy.gate(base, branches, step)
+        base = base if opened is None else self._gated(base, branches, opened)
         self.uncut = self.strategy.combine(base, branches, step)
         keep = self.strategy.keep(base, branches, step)
-        return self.uncut if keep is None else cut(self.uncut, keep)
+        scores = self.uncut if keep is None else cut(self.uncut, keep)
+        if self.tracer is not None:
+            numbers = self.strategy.numbers(base, branches, step)
+            self.tracer.note(Moment(base, branches, scores, opened, numbers, *self._looked(step.probes)))
+        return scores
 
-    def _gated(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:
+    def _gated(self, base: Tensor, branches: Sequence[Tensor], opened: Tensor) -> Tensor:
         """The base, or its twin in the rows where the gate is open; both go on from the one that was chosen."""
-        opened = self.strategy.gate(base, branches, step)
-        if opened is None or self._cache is None:
+        if self._cache is None:
             return base
         twin = next(place for place, branch in enumerate(self.plan.branches) if branch.twin)
         self._running.settle(self._cache, opened, twin + 1)
+        self.gates.append(opened)
         return torch.where(opened[:, None], branches[twin], base)
 
     def _probes(self) -> dict[int, Tensor]:
-        return {layer: state.reading for layer, state in self._states.items() if state.reading is not None}
+        """Base rows of what was read, layer by layer."""
+        readings = ((layer, state.reading) for layer, state in self._states.items())
+        return {layer: reading[: self._rows] for layer, reading in readings if reading is not None}
+
+    def _looked(self, probes: Mapping[int, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """Attention `[rows, keys]` of the base's last rows, mean over layers and heads, and which keys are image."""
+        if not probes:
+            return None, None
+        keys = max(reading.shape[-1] for reading in probes.values())
+        whole = [
+            reading.mean(dim=1) for reading in probes.values() if reading.shape[-1] == keys
+        ]  # not those of windows
+        prompt = self._states[next(iter(probes))].image[0]
+        image = prompt.repeat_interleave(self._rows // len(prompt), dim=0)
+        shown = nn.functional.pad(image, (0, keys - image.shape[1])).to(whole[0].device)
+        return torch.stack(whole).mean(dim=0), shown
 
     @property
     def _running(self) -> Runner:

@@ -21,7 +21,7 @@ from the image-token id; float32 from the attention on; a branch whose logits ar
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -96,7 +96,8 @@ class AVC(Strategy):
                 "avc: no image token is an outlier at lamb %s; the branch sees no image in some rows", self.lamb
             )
         hidden = prompt.image & ~blind
-        return Refinement((seen_alone(prompt.embeds, prompt.mask, hidden, self.masking, prompt.context.get("seeds")),))
+        branch = seen_alone(prompt.embeds, prompt.mask, hidden, self.masking, prompt.context.get("seeds"))
+        return Refinement((branch,), {"blind": blind.sum(dim=1)})
 
     def combine(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:
         """(1 + alpha) * base - alpha * blind; the base as it is at alpha 0, and where the branch is not a number."""
@@ -104,6 +105,10 @@ class AVC(Strategy):
             return base
         lost = branches[0].isnan().any(dim=-1, keepdim=True)
         return extrapolate(base, torch.where(lost, base, branches[0]), self.alpha)
+
+    def numbers(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Mapping[str, Tensor]:
+        """The number of blind tokens in each row."""
+        return {"blind": step.per_row("blind", base)} if branches else {}
 
     def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
         """Tokens that the base finds plausible."""

@@ -53,7 +53,7 @@ class CausalMM(Strategy):
     """Contrast with the same model under counterfactual attention.
 
     Args:
-        modality: `vision` (edit the vision tower), `language` (the decoder; serves text models too) or `multimodal` (both,
+        modality: `vision` (edit the tower), `language` (the decoder; serves text models too) or `multimodal` (both,
             each in a branch of its own).
         gamma: strength of the contrast, >= 0 (typical 0.5 to 1); 0 leaves the cut alone and runs no branch.
         epsilon: cut, in [0, 1] (typical 0.1; 0.6 makes sampling nearly greedy); 0 keeps all tokens.

@@ -20,7 +20,7 @@ Image heads in place of retrieval heads (`heads: image`) make it MaskCD (arXiv 2
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -99,6 +99,10 @@ class DeCoRe(MaskedHeads):
             alpha = ALPHAS[self.alpha_mode](base.log_softmax(-1), masked.log_softmax(-1))
         alpha = alpha / math.log(base.shape[-1]) if self.scale_alpha else alpha
         return alpha if self.alpha_cap is None else alpha.clamp(max=self.alpha_cap)
+
+    def numbers(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Mapping[str, Tensor]:
+        """The alpha of each row."""
+        return {"alpha": self.strength(base, branches[0])[:, 0]} if branches else {}
 
     def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
         """Tokens that the base finds plausible."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from .attachment import Attachment
 from .branching import Branching
 from .plan import Request
 from .registry import build
+from .stats import Stats
 from .strategy import Strategy
+from .tracing import TokenTrace
 
 UNSUPPORTED = (
     "assistant_model",
@@ -32,6 +35,7 @@ def attach(
     *,
     processor: Any = None,
     branching: Branching = "auto",
+    trace: bool = False,
 ) -> Attachment:
     """Attach a decoder to a model for one `generate()`.
 
@@ -46,12 +50,13 @@ def attach(
         inputs: what `generate()` gets: `input_ids` `[batch, length]`, padded on the left, `pixel_values`, ...
         processor: the model's own; strategies with text of their own need it.
         branching: `rows` (branches in the base's forward), `sequential` (one forward each; the same tokens), or `auto`.
+        trace: keep what the decoder does at each step in `attachment.tracer`; greedy has a trace too.
 
     Raises:
         SightlineError: whatever the strategy lacks, before the first forward, with advice (see `models.errors`).
     """
-    adapter = adapter_for(model)
-    return Attachment(adapter, as_strategy(decoder), Request(dict(inputs), adapter, processor), branching)
+    strategy, adapter = as_strategy(decoder), adapter_for(model)
+    return Attachment(adapter, strategy, Request(dict(inputs), adapter, processor), branching, trace=trace)
 
 
 def as_strategy(decoder: Strategy | str) -> Strategy:
@@ -95,14 +100,64 @@ def generate(
         UnsupportedMode: a mode of `generate()` that cannot be contrasted, before the first forward.
     """
     with attach(model, decoder, inputs, processor=processor, branching=branching) as attachment:
-        asked = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
-        if asked and not attachment.plan.is_neutral:
-            raise UnsupportedMode(
-                f"{attachment.strategy.key} cannot be combined with {', '.join(asked)}.",
-                "Leave it out, or decode with the control 'greedy'.",
-            )
-        if attachment.strategy.mode is not None:
-            kwargs.setdefault("do_sample", attachment.strategy.mode == "sample")
-        processors = LogitsProcessorList([attachment, *(logits_processor or [])])
-        run: Any = model.generate
-        return run(**inputs, logits_processor=processors, **kwargs)
+        return _run(model, attachment, inputs, logits_processor, kwargs)
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """What `trace` gives.
+
+    Attributes:
+        output: what `model.generate()` returned.
+        tokens: for each sequence, what was done at each of its new tokens, its end token included.
+        stats: what it cost.
+    """
+
+    output: Any
+    tokens: list[list[TokenTrace]]
+    stats: Stats
+
+
+@torch.no_grad()
+def trace(
+    model: PreTrainedModel,
+    decoder: Strategy | str,
+    inputs: Mapping[str, Any],
+    *,
+    processor: Any = None,
+    logits_processor: Any = None,
+    branching: Branching = "auto",
+    **kwargs: Any,
+) -> Traced:
+    """`generate`, and what the decoder did at each token: probabilities, cut, gate, and attention on the image.
+
+    The tokens are those of `generate`. Every strategy, and greedy, can be traced; each step is read back to the CPU.
+
+    Args:
+        model, decoder, inputs, processor, logits_processor, branching, kwargs: as for `generate`.
+    """
+    with attach(model, decoder, inputs, processor=processor, branching=branching, trace=True) as attachment:
+        output = _run(model, attachment, inputs, logits_processor, kwargs)
+    sequences = output if isinstance(output, torch.Tensor) else output.sequences
+    assert attachment.tracer is not None
+    return Traced(output, attachment.tracer.traces(sequences), attachment.stats)
+
+
+def _run(
+    model: PreTrainedModel,
+    attachment: Attachment,
+    inputs: Mapping[str, Any],
+    logits_processor: Any,
+    kwargs: dict[str, Any],
+) -> Any:
+    asked = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
+    if asked and not attachment.plan.is_neutral:
+        raise UnsupportedMode(
+            f"{attachment.strategy.key} cannot be combined with {', '.join(asked)}.",
+            "Leave it out, or decode with the control 'greedy'.",
+        )
+    if attachment.strategy.mode is not None:
+        kwargs.setdefault("do_sample", attachment.strategy.mode == "sample")
+    processors = LogitsProcessorList([attachment, *(logits_processor or [])])
+    run: Any = model.generate
+    return run(**inputs, logits_processor=processors, **kwargs)

@@ -21,7 +21,7 @@ Defaults: lamb and gamma from AVC, alpha 1 and beta 0.1 from VCD, the general in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -123,6 +123,10 @@ class IAVA(Strategy):
             return base
         contrasted = step.per_row("irrelevant", base)[:, None] > 0
         return torch.where(contrasted, extrapolate(base, branches[0], self.alpha), base)
+
+    def numbers(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Mapping[str, Tensor]:
+        """The number of irrelevant tokens in each row."""
+        return {"irrelevant": step.per_row("irrelevant", base)} if branches else {}
 
     def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
         """Tokens that the base finds plausible."""

@@ -86,6 +86,8 @@ class Branch:
         bias: key bias on this branch alone.
         refined: its prompt is the base's with embeddings that `Strategy.refine` alters, after the base's `prefill`, or
             at `every_step` (which needs generation without a cache: the altered prompt is run anew).
+        alter: from its prompt's embeddings `[batch, length, hidden]` and the columns that are image tokens
+            `[batch, length]` to what enters the decoder in their place.
         twin: the base's own other version: where `Strategy.gate` opens, the base takes this branch's logits and the
             keys and values of its newest position; where it stays shut, this branch takes the base's.
     """
@@ -98,11 +100,12 @@ class Branch:
     bias: KeyBias | None = None
     refined: Literal["prefill", "every_step"] | None = None
     twin: bool = False
+    alter: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
     def own_prompt(self) -> bool:
         """True if its embeddings are not the base's."""
-        return bool(self.inputs or self.vision_edits)
+        return bool(self.inputs or self.vision_edits or self.alter)
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class Step:
 
     Attributes:
         index: 0 for the first generated token.
-        probes: layer -> attention of the last query row, `[streams * batch, heads, keys]`.
+        probes: layer -> attention of the base's last query row, `[batch, heads, keys]`.
         context: the plan's context.
     """
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ..models.errors import DecoderCollision, UnknownDecoder, UnknownParameter
 from .strategy import Strategy
+from .together import Together
 
 GROUP = "sightline.decoders"
 S = TypeVar("S", bound=type[Strategy])
@@ -59,11 +60,17 @@ def get(key: str) -> type[Strategy]:
 def build(key: str, params: Mapping[str, Any] | None = None) -> Strategy:
     """A strategy from its key and its fields, as a YAML file or a command line gives them.
 
+    Args:
+        key: of a decoder, or of several joined by `+`, which then act one after the other (`cgvlm+vcd`).
+        params: its fields; of several, each one's fields under its key.
+
     Raises:
         UnknownDecoder: no such key.
         UnknownParameter: no such field; names the nearest one.
         InvalidParameter: a value has the wrong type or is out of range.
     """
+    if "+" in key:
+        return _together(key.split("+"), params or {})
     cls = get(key)
     fields = [spec.name for spec in dataclasses.fields(cls)]
     for name in params or {}:
@@ -71,6 +78,14 @@ def build(key: str, params: Mapping[str, Any] | None = None) -> Strategy:
             has = f"It has: {', '.join(fields)}." if fields else "It has none."
             raise UnknownParameter(f"{key} has no parameter {name!r}.", f"{did_you_mean(name, fields)}{has}")
     return cls(**(params or {}))
+
+
+def _together(keys: list[str], params: Mapping[str, Any]) -> Strategy:
+    for name in params:
+        if name not in keys:
+            own = ", ".join(keys)
+            raise UnknownParameter(f"{'+'.join(keys)} has no part {name!r}.", f"Give the fields of each part: {own}.")
+    return Together(tuple(build(key, params.get(key)) for key in keys))
 
 
 def did_you_mean(word: str, known: Any) -> str:

@@ -171,13 +171,16 @@ class Runner(ABC):
 
     @contextmanager
     def own_call(self) -> Iterator[None]:
-        """Inside, the model is called by the runner and not by `generate()`."""
+        """Inside, the model is called by the runner and not by `generate()`; what probes read there is not kept."""
         before, self.busy = self.busy, True
+        readings = [(state, state.reading) for state in self.states.values()]
         try:
             with torch.no_grad():
                 yield
         finally:
             self.busy = before
+            for state, reading in readings:
+                state.reading = reading if state.probe else None
 
     def embedded(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The call with embeddings in place of ids where a stream has columns of its own."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -89,6 +89,10 @@ class Strategy:
         Apart from `combine`, so that a margin between two words can be read before the cut, which would tie it.
         """
         return None
+
+    def numbers(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Mapping[str, Tensor]:
+        """What a trace shall say of this step: name -> `[batch]`. Called only where a trace is asked for."""
+        return {}
 
     def prepare(self, request: Request) -> Plan:
         """Check capabilities against the request, then plan.

@@ -1,4 +1,4 @@
-"""Asks a model: one batch of prompts and images in, answers and costs out.
+"""Asks a model: one batch of prompts, with images or without, in; answers and costs out.
 
 The list of processors is the attachment, which vouches for the contrast; a reader that notes the yes/no margin of the
 first position and counts steps; and, where tokens are drawn, temperature, top-k, top-p and the draw itself.
@@ -18,6 +18,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ..decoders import Attachment, Strategy, attach
 from ..models import Loaded
+from .choosing import choose
+from .plan import has_template
 from .sampling import samplers
 from .settings import GenerationSettings
 
@@ -27,13 +29,17 @@ MARGIN_BOUND = 50.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to one request; the fields are those of a sample line."""
+    """What the model said to one request; the fields are those of a sample line.
+
+    Of given candidates, `output` is the likeliest and `finish` is `choice`.
+    """
 
     output: str
     n_prompt_tokens: int
     n_output_tokens: int
     finish: str
     margin: float | None
+    logprobs: list[float | None] | None = None
 
 
 @dataclass
@@ -148,22 +154,30 @@ class Answerer:
         self.words = words
         self.config = generation_config(loaded.model, generation)
         self._tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
+        self._special = not has_template(loaded.processor)  # a template writes its own start tokens
 
     @torch.no_grad()
     def ask(
-        self, prompts: Sequence[str], images: Sequence[Image], seeds: Sequence[int | None]
+        self,
+        prompts: Sequence[str],
+        images: Sequence[Image | None],
+        seeds: Sequence[int | None],
+        candidates: Sequence[Sequence[str]] = (),
     ) -> tuple[list[Answer], Cost]:
         """Answer a batch.
 
         Args:
             prompts: with the chat template applied.
-            images: one for each prompt.
+            images: one for each prompt; None for each where the task has texts only.
             seeds: one for each prompt where tokens are drawn.
+            candidates: continuations of each prompt, scored instead of answers being generated.
 
         Raises:
             SightlineError: the strategy cannot serve this model, these inputs or this mode.
         """
         inputs = self._inputs(prompts, images)
+        if any(candidates):
+            return self._choose(inputs, prompts, candidates)
         if self.strategy is None:
             ids, reader = self._generate(inputs, seeds, None)
             return self._answers(inputs, ids, reader), self._plain_cost(reader)
@@ -180,11 +194,29 @@ class Answerer:
         """Tokens of each prompt, images not unfolded: enough to put like with like."""
         return [len(ids) for ids in self._tokenizer(list(prompts), add_special_tokens=False)["input_ids"]]
 
-    def _inputs(self, prompts: Sequence[str], images: Sequence[Image]) -> dict[str, Any]:
-        made = self.loaded.processor(images=list(images), text=list(prompts), padding=True, return_tensors="pt")
+    def _inputs(self, prompts: Sequence[str], images: Sequence[Image | None]) -> dict[str, Any]:
+        shared = {"padding": True, "return_tensors": "pt"}
+        if any(image is None for image in images):
+            made = self._tokenizer(list(prompts), add_special_tokens=self._special, **shared)
+            made = {name: made[name] for name in ("input_ids", "attention_mask")}
+        else:
+            made = self.loaded.processor(images=list(images), text=list(prompts), **shared)
         model = self.loaded.model
         moved = {name: value.to(model.device) for name, value in made.items()}
         return {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in moved.items()}
+
+    def _choose(
+        self, inputs: dict[str, Any], prompts: Sequence[str], candidates: Sequence[Sequence[str]]
+    ) -> tuple[list[Answer], Cost]:
+        found = choose(self.loaded, self.strategy or "greedy", inputs, prompts, candidates, special=self._special)
+        width = max(map(len, candidates))
+        cost = Cost(found.forwards, found.rows, steps=width, base_rows=width * len(prompts))
+        cost.generated_tokens = sum(map(sum, found.tokens))
+        answers = []
+        for row, length in enumerate(inputs["attention_mask"].sum(dim=1).tolist()):
+            best, own = found.best(row), found.tokens[row]
+            answers.append(Answer(candidates[row][best], length, own[best], "choice", None, found.logprobs[row]))
+        return answers, cost
 
     def _generate(
         self, inputs: dict[str, Any], seeds: Sequence[int | None], attachment: Attachment | None

@@ -167,12 +167,7 @@ def tune(arguments: Sequence[str]) -> int:
     folder = _folder(given.dir)
     found = tuning.candidates(folder, given.metric, given.table)
     best = tuning.choose(found, given.lowest)
-    lines = importlib.import_module(".listing", __package__).table
-    rows = [
-        (c.key, _words(c.params), f"{c.value:.4f}", "<- best" if c is best[c.key] else "")
-        for c in sorted(found, key=lambda c: (c.key, -c.value))
-    ]
-    sys.stdout.write(lines(("decoder", "parameters", given.metric, ""), rows))
+    sys.stdout.write(importlib.import_module(".listing", __package__).settings_tried(found, best, given.metric))
     for candidate in best.values():
         path = tuning.write(candidate, Path(given.out or folder), given.metric, given.table)
         sys.stdout.write(f"{path}: sightline run --config-dir {path.parent.parent} decoder={path.stem}\n")
@@ -255,6 +250,3 @@ def _figure(entry: dict[str, Any]) -> str:
     low, high = entry.get("low"), entry.get("high")
     return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
-
-def _words(params: Any) -> str:
-    return " ".join(f"{name}={value}" for name, value in params.items()) or "-"

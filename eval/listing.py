@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -18,6 +18,9 @@ from .config import choices, conf_folder
 from .errors import UsageError
 from .records import write_atomic
 from .tasks import registry as tasks
+
+if TYPE_CHECKING:
+    from .tune import Candidate
 
 _WIDE = 24
 """Characters of a text that are shown."""
@@ -100,6 +103,22 @@ def benchmarks() -> str:
         rows.append((name, str(task.version), task.title))
         below.append([", ".join(f"{key}={_plain(value)}" for key, value in task.options.items())])
     return _blocks(("task", "version", ""), rows, below) + "\nSet options with task.NAME=VALUE.\n"
+
+
+def settings_tried(found: Sequence[Candidate], best: Mapping[str, Candidate], metric: str) -> str:
+    """The settings of a sweep, best first; parameters that a decoder has alike in all its runs stand below."""
+    texts = []
+    for key, chosen in best.items():
+        tried = sorted((c for c in found if c.key == key), key=lambda c: abs(c.value - chosen.value))
+        varied = [name for name in chosen.params if len({str(c.params.get(name)) for c in tried}) > 1]
+        alike = {name: value for name, value in chosen.params.items() if name not in varied}
+        rows = [
+            (*(_plain(c.params.get(name)) for name in varied), f"{c.value:.4f}", "<- best" if c is chosen else "")
+            for c in tried
+        ]
+        alike_text = ", ".join(f"{name}={_plain(value)}" for name, value in alike.items())
+        texts.append(f"{key}\n{table((*varied, metric, ''), rows)}" + _indented(f"in all: {alike_text or 'nothing else'}"))
+    return "\n".join(texts)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

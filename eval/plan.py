@@ -68,18 +68,24 @@ class Planned:
             prompt=self.prompt,
             label=self.document.label,
             seed=self.seed,
+            candidates=list(self.document.candidates) or None,
+            gold=None if self.document.gold is None else dict(self.document.gold),
             **rest,
         )
 
 
 @dataclass(frozen=True)
 class Request:
-    """One image with one prompt, and the samples that its answer serves."""
+    """One image (or none) with one prompt, and the samples that its answer serves.
+
+    `candidates` are the continuations to be scored; without them an answer is generated.
+    """
 
     image: str
     prompt: str
     seed: int | None
     samples: tuple[Planned, ...]
+    candidates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,24 +97,24 @@ class Plan:
 
     @property
     def images(self) -> int:
-        """How many images are asked about."""
-        return len({planned.document.image for planned in self.samples} - {""})
+        """How many images, or groups of texts, are asked about."""
+        return len({planned.document.unit for planned in self.samples} - {""})
 
 
 def limited(documents: Iterable[Document], limit: int | None, seed: int) -> list[Document]:
     """The documents of `limit` images, chosen by seed; all questions of an image stay, and so do unreadable rows.
 
-    A larger limit adds images and drops none.
+    Texts are chosen by their groups. A larger limit adds images and drops none.
 
     Raises:
-        DataError: there is not one image.
+        DataError: there is not one image or text.
     """
     every = list(documents)
-    names = sorted({document.image for document in every} - {""}, key=lambda name: digest([seed, name]))
+    names = sorted({document.unit for document in every} - {""}, key=lambda name: digest([seed, name]))
     if not names:
-        raise DataError("The task names no image.")
+        raise DataError("The task names no image and no text.")
     chosen = {"", *(names if limit is None else names[:limit])}
-    return [document for document in every if document.image in chosen]
+    return [document for document in every if document.unit in chosen]
 
 
 def make_plan(
@@ -124,11 +130,15 @@ def make_plan(
     """
     digests: dict[str, str | ImageError] = {}
     samples = [_planned(dataset, document, render, conditions, digests) for document in documents]
-    groups: dict[tuple[str, str], list[Planned]] = {}
+    groups: dict[tuple[str, str, tuple[str, ...]], list[Planned]] = {}
     for planned in samples:
         if planned.error is None:
-            groups.setdefault((planned.document.image, planned.prompt), []).append(planned)
-    requests = [Request(image, prompt, group[0].seed, tuple(group)) for (image, prompt), group in groups.items()]
+            asked = planned.document
+            groups.setdefault((asked.image, planned.prompt, asked.candidates), []).append(planned)
+    requests = [
+        Request(image, prompt, group[0].seed, tuple(group), candidates)
+        for (image, prompt, candidates), group in groups.items()
+    ]
     first = {name: place for place, name in reversed(list(enumerate(request.image for request in requests)))}
     return Plan(tuple(samples), tuple(sorted(requests, key=lambda request: first[request.image])))
 
@@ -144,10 +154,7 @@ def _planned(
         return Planned(_key(document, "", None, None, conditions), conditions.task, document, "", None, document.error)
     prompt = render(document.text)
     if document.image not in digests:
-        try:
-            digests[document.image] = file_digest(locate(dataset.images, document.image))
-        except (ImageError, OSError) as error:
-            digests[document.image] = ImageError(str(error))
+        digests[document.image] = _image_digest(dataset, document.image)
     image = digests[document.image]
     if isinstance(image, ImageError):
         key = _key(document, prompt, None, None, conditions)
@@ -156,12 +163,22 @@ def _planned(
     return Planned(_key(document, prompt, image, seed, conditions), conditions.task, document, prompt, seed)
 
 
+def _image_digest(dataset: Dataset, name: str) -> str | ImageError:
+    """sha256 of an image; of no image, for a text, the empty string."""
+    if dataset.images is None:
+        return ""
+    try:
+        return file_digest(locate(dataset.images, name))
+    except (ImageError, OSError) as error:
+        return ImageError(str(error))
+
+
 def _key(document: Document, prompt: str, image: str | None, seed: int | None, conditions: Conditions) -> str:
     return digest(
         {
             "v": KEY_VERSION,
             "task": conditions.task,
-            "document": [document.split, document.doc_id, document.image, document.text, document.label],
+            "document": _content(document),
             "prompt": prompt,
             "image": image,
             "model": conditions.model,
@@ -170,6 +187,13 @@ def _key(document: Document, prompt: str, image: str | None, seed: int | None, c
             "seed": seed,
         }
     )
+
+
+def _content(document: Document) -> list[Any]:
+    """What of a document enters its key; what only texts have enters only for texts."""
+    content = [document.split, document.doc_id, document.image, document.text, document.label]
+    more = [document.group, list(document.candidates), None if document.gold is None else dict(document.gold)]
+    return content + more if any(more) else content
 
 
 def renderer(processor: Any, suffix: str) -> Callable[[str], str]:
@@ -182,7 +206,7 @@ def renderer(processor: Any, suffix: str) -> Callable[[str], str]:
     Raises:
         UnsupportedModel: the processor has no chat template.
     """
-    if not getattr(processor, "chat_template", None):
+    if not has_template(processor):
         raise UnsupportedModel(
             f"{type(processor).__name__} of this model has no chat template, so prompts cannot be made.",
             "Put the family's template in chat_template.jinja beside the checkpoint.",
@@ -197,6 +221,28 @@ def renderer(processor: Any, suffix: str) -> Callable[[str], str]:
         return known[question]
 
     return render
+
+
+def text_renderer(processor: Any, suffix: str) -> Callable[[str], str]:
+    """Text -> prompt: the text and the suffix, as the user's turn where the model has a chat template.
+
+    Args:
+        processor: the model's, or its tokenizer.
+        suffix: added to every text.
+    """
+    if not has_template(processor):
+        return lambda text: text + suffix
+
+    def render(text: str) -> str:
+        turns = [{"role": "user", "content": text + suffix}]
+        return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+    return render
+
+
+def has_template(processor: Any) -> bool:
+    """Whether prompts are turns of a chat."""
+    return bool(getattr(processor, "chat_template", None))
 
 
 def template_digest(processor: Any) -> str:

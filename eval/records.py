@@ -22,7 +22,10 @@ KEY_VERSION = 1
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """One raw answer; docs/formats.md describes the fields. The order of fields is the order in the file."""
+    """One raw answer; docs/formats.md describes the fields. The order of fields is the order in the file.
+
+    The last three belong to text tasks and are left out of lines that have none of them.
+    """
 
     key: str
     task: str
@@ -40,13 +43,19 @@ class SampleRecord:
     seed: int | None
     status: str
     error: str | None = None
+    candidates: list[str] | None = None
+    logprobs: list[float | None] | None = None
+    gold: dict[str, Any] | None = None
 
     def line(self) -> str:
         """The JSON line, with its line end."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False) + "\n"
+        held = dataclasses.asdict(self)
+        kept = {name: value for name, value in held.items() if value is not None or name not in _OF_TEXTS}
+        return json.dumps(kept, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-_FIELDS = tuple(spec.name for spec in dataclasses.fields(SampleRecord))
+_OF_TEXTS = ("candidates", "logprobs", "gold")
+_FIELDS = tuple(spec.name for spec in dataclasses.fields(SampleRecord) if spec.name not in _OF_TEXTS)
 
 
 def digest(content: Any) -> str:
@@ -76,7 +85,7 @@ def parse_line(line: str) -> SampleRecord:
         raise RecordError(f"not JSON: {line[:60]!r}.") from error
     if not isinstance(value, Mapping) or any(name not in value for name in _FIELDS):
         raise RecordError(f"not a sample: {line[:60]!r}.")
-    return SampleRecord(**{name: value[name] for name in _FIELDS})
+    return SampleRecord(**{name: value[name] for name in (*_FIELDS, *(more for more in _OF_TEXTS if more in value))})
 
 
 def read_part(path: Path) -> list[SampleRecord]:

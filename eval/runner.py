@@ -24,14 +24,14 @@ from .. import decoders, models
 from ..decoders import Strategy
 from ..decoders.controls import Shift
 from ..models import Loaded
-from ..models.errors import SightlineError
+from ..models.errors import SightlineError, UnsupportedModel
 from . import manifest as manifests
 from .answering import Answerer, Words
 from .errors import ConfigError, ImageError, RunFailed, UnfitDecoder
 from .folder import SUMMARY, RunFolder, is_complete
 from .images import locate, open_image
 from .naming import run_path
-from .plan import Conditions, Plan, Request, limited, make_plan, renderer
+from .plan import Conditions, Plan, Request, limited, make_plan, renderer, text_renderer
 from .records import SampleRecord, write_json
 from .settings import ModelSettings, Settings
 from .tasks import registry as tasks
@@ -40,6 +40,8 @@ from .timing import Ledger, beside_greedy
 
 WINDOW = 128
 """Requests whose images are held decoded at the same time."""
+Ready = tuple[Request, Image | None]
+"""A request with its decoded image; a text has none."""
 PATIENCE = 16
 """A model that fails on this many requests before it answers one is taken to be broken."""
 
@@ -105,6 +107,11 @@ def run(
     if settings.run.threads is not None:
         torch.set_num_threads(settings.run.threads)
     loaded = loaded or load_model(settings.model)
+    if task.about == "image" and not loaded.adapter.image_inputs:
+        raise UnsupportedModel(
+            f"task={task.name} asks about images, and {settings.model.title} reads texts only.",
+            "Use an image-text model such as tiny-llava, or a text task such as nq_swap_facts.",
+        )
     folder = RunFolder(run_path(settings, task, strategy, parent), task.name)
     with folder.locked():
         same = manifests.identity(settings, task, options, dataset, loaded, strategy, generation)
@@ -116,7 +123,8 @@ def run(
             generation=same["generation"],
             seed=settings.run.seed if generation.mode == "sample" else None,
         )
-        plan = make_plan(dataset, documents, renderer(loaded.processor, settings.prompt.suffix), conditions)
+        render = text_renderer if task.about == "text" else renderer
+        plan = make_plan(dataset, documents, render(loaded.processor, settings.prompt.suffix), conditions)
         words = Words.of(loaded, task.answers)
         beside = manifests.facts(settings, loaded, strategy, task, plan, words, command)
         job = Job(settings, task, dataset, strategy, Answerer(loaded, strategy, generation, words), plan, folder)
@@ -136,6 +144,12 @@ def settle(settings: Settings) -> tuple[Strategy, Task, dict[str, Any]]:
         raise UnfitDecoder(
             f"decoder={strategy.key} moves the margin between yes and no, and {task.name} does not ask for yes or no.",
             "Leave it out for this task, or choose a task of yes/no questions: pope_scenes, mme_scenes.",
+        )
+    samples = "sample" in (strategy.mode, settings.generation.mode)
+    if task.scored and (samples or settings.generation.mode == "beam"):
+        raise UnfitDecoder(
+            f"{task.name} scores given answers and generates none, so nothing is drawn and there are no beams.",
+            "Use generation=greedy and a decoder other than sample.",
         )
     return strategy, task, options
 
@@ -227,9 +241,9 @@ class Job:
                     self._answer(batch, ledger)
                     bar.update(len(batch))
 
-    def _decode(self, window: Sequence[Request]) -> tuple[list[tuple[Request, Image]], list[tuple[Request, str]]]:
+    def _decode(self, window: Sequence[Request]) -> tuple[list[Ready], list[tuple[Request, str]]]:
         """The requests of a window with their images, and those whose image is bad."""
-        images: dict[str, Image | str] = {}
+        images: dict[str, Image | str | None] = {}
         ready, failed = [], []
         for request in window:
             if request.image not in images:
@@ -241,13 +255,15 @@ class Job:
                 ready.append((request, image))
         return ready, failed
 
-    def _open(self, name: str) -> Image | str:
+    def _open(self, name: str) -> Image | str | None:
+        if self.dataset.images is None:
+            return None
         try:
             return open_image(locate(self.dataset.images, name))
         except ImageError as error:
             return f"ImageError: {error}"
 
-    def _batches(self, ready: Sequence[tuple[Request, Image]]) -> Iterator[list[tuple[Request, Image]]]:
+    def _batches(self, ready: Sequence[Ready]) -> Iterator[list[Ready]]:
         """Batches of like length; the size is looked up each time, for it may have been halved meanwhile."""
         lengths = self.answerer.lengths([request.prompt for request, _ in ready]) if ready else []
         order = sorted(range(len(ready)), key=lambda place: lengths[place])
@@ -257,7 +273,7 @@ class Job:
             yield [ready[place] for place in order[start : start + size]]
             start += size
 
-    def _answer(self, batch: Sequence[tuple[Request, Image]], ledger: Ledger) -> None:
+    def _answer(self, batch: Sequence[Ready], ledger: Ledger) -> None:
         """Answer a batch; halve it when memory runs out, take it apart when something else goes wrong."""
         requests = [request for request, _ in batch]
         try:
@@ -265,6 +281,7 @@ class Job:
                 [request.prompt for request in requests],
                 [image for _, image in batch],
                 [request.seed for request in requests],
+                [request.candidates for request in requests],
             )
         except SightlineError:
             raise
@@ -276,7 +293,7 @@ class Job:
         self._write([planned.record(**vars(answer)) for request, answer in done for planned in request.samples])
         ledger.add(cost, len(batch))
 
-    def _recover(self, batch: Sequence[tuple[Request, Image]], error: Exception, ledger: Ledger) -> None:
+    def _recover(self, batch: Sequence[Ready], error: Exception, ledger: Ledger) -> None:
         memory = out_of_memory(error)
         if memory and torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -337,7 +354,7 @@ def windows(requests: Sequence[Request], size: int = WINDOW) -> Iterator[list[Re
     """The requests in order, cut between images into runs of at least `size` (the last one may be shorter)."""
     window: list[Request] = []
     for request in requests:
-        if len(window) >= size and request.image != window[-1].image:
+        if len(window) >= size and (not request.image or request.image != window[-1].image):
             yield window
             window = []
         window.append(request)

@@ -18,6 +18,7 @@ from .score_mme import PARSERS as MME_PARSERS
 from .score_mme import score_pairs
 from .score_pope import score_splits
 from .score_tables import RESAMPLES, Given, Record, Reference, Scorer
+from .score_texts import BY_SCORES, MICRO, SQUAD, score_memo_trap, score_short_answers, score_truthful_qa
 from .scoring import PARSERS, ScoringError
 from .scoring.vocabulary import VARIANT
 from .statistics import StatisticsError
@@ -27,6 +28,9 @@ SCORERS = {
     "pope": Scorer(score_splits, PARSERS, "mean", "accuracy"),
     "mme": Scorer(score_pairs, MME_PARSERS, "total", "score"),
     "chair": Scorer(score_captions, (VARIANT,), "free", "CHAIRs", higher_is_better=False, captions=True),
+    "short_answers": Scorer(score_short_answers, (SQUAD,), "substituted", "em", texts=True),
+    "memo_trap": Scorer(score_memo_trap, (BY_SCORES,), MICRO, "accuracy", texts=True),
+    "truthful_qa": Scorer(score_truthful_qa, (BY_SCORES,), "multiple_choice", "MC2", texts=True),
 }
 """The scorers by the names that manifests hold."""
 
@@ -61,7 +65,7 @@ def score_run(
     given = Given(folder, manifest, records, parser or manifest["scorer"]["parser"], reference)
     metrics = build_metrics(given, partial)
     if like is not None and not scorer.captions:
-        metrics["notes"].append("Cutting to another run's lengths has no meaning for yes/no answers and was left out.")
+        metrics["notes"].append("Cutting to another run's lengths has no meaning for these answers and was left out.")
     write_json(folder / METRICS, metrics)
     return metrics
 
@@ -159,11 +163,12 @@ def _notes(manifest: Mapping[str, Any], scorer: Scorer, n: int, ok: int, partial
     if partial:
         notes.append(f"Partial: {n} of {manifest['n_samples']} samples; the run has not finished.")
     if manifest["limit"] is not None:
-        notes.append(f"Limited to {manifest['limit']} images (run.limit, seed {manifest['seed']}).")
+        units = "groups of texts" if scorer.texts else "images"
+        notes.append(f"Limited to {manifest['limit']} {units} (run.limit, seed {manifest['seed']}).")
     if n > ok:
         notes.append(f"{n - ok} of {n} samples failed and are not scored.")
     margin = manifest.get("margin_words") or {}
-    if not scorer.captions and not (margin.get("yes") and margin.get("no")):
+    if not (scorer.captions or scorer.texts) and not (margin.get("yes") and margin.get("no")):
         notes.append("The tokenizer has no single tokens for yes and no, so there is no margin and no AUC.")
     return notes
 

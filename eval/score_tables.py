@@ -79,7 +79,8 @@ class Scorer:
         score: the scorer.
         parsers: the dialects it knows.
         table, metric, higher_is_better: the one figure that decides.
-        captions: whether answers are captions, which may be cut to another run's lengths; else yes or no, with margins.
+        captions: whether answers are captions, which may be cut to another run's lengths.
+        texts: whether questions are about texts; without both, answers are yes or no, with margins.
     """
 
     score: Callable[[Given], Scores]
@@ -88,6 +89,7 @@ class Scorer:
     metric: str
     higher_is_better: bool = True
     captions: bool = False
+    texts: bool = False
 
     @property
     def primary(self) -> dict[str, Any]:

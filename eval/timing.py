@@ -74,7 +74,7 @@ class Ledger:
 
 
 def beside_greedy(
-    answerer: Answerer, requests: Sequence[tuple[Request, Image]], batch_size: int
+    answerer: Answerer, requests: Sequence[tuple[Request, Image | None]], batch_size: int
 ) -> dict[str, Any] | None:
     """Time the decoder and plain greedy `generate()` in turn on the same batches, after a batch of warming up.
 
@@ -110,12 +110,15 @@ def beside_greedy(
     }
 
 
-def _timed(answerer: Answerer, batch: Sequence[tuple[Request, Image]]) -> tuple[float, int]:
+def _timed(answerer: Answerer, batch: Sequence[tuple[Request, Image | None]]) -> tuple[float, int]:
     _synchronize(answerer)
     start = time.perf_counter()
     asked = [request for request, _ in batch]
     answers, _ = answerer.ask(
-        [request.prompt for request in asked], [image for _, image in batch], [request.seed for request in asked]
+        [request.prompt for request in asked],
+        [image for _, image in batch],
+        [request.seed for request in asked],
+        [request.candidates for request in asked],
     )
     _synchronize(answerer)
     return time.perf_counter() - start, sum(answer.n_output_tokens for answer in answers)

@@ -71,6 +71,12 @@ class Adapter:
         """Id that marks image positions in `input_ids`; None for text models."""
         return getattr(self.model.config, "image_token_id", None)
 
+    @property
+    def end_tokens(self) -> list[int]:
+        """Ids that end a text, as the generation config has them."""
+        end = self.model.generation_config.eos_token_id if self.model.generation_config is not None else None
+        return [] if end is None else list(end) if isinstance(end, (list, tuple)) else [int(end)]
+
     def attention_modules(self) -> list[nn.Module]:
         """The attention module of each decoder layer, first layer first."""
         found: dict[int, nn.Module] = {}

@@ -32,6 +32,8 @@ Kind = Literal["uniform", "random", "reversed", "shuffle"]
 Norm = Literal["visible", "reference", "row", "none"]
 CHUNK = 128
 """Query rows whose scores exist at a time."""
+HIDDEN = -1e4
+"""An additive mask this low hides a key: masks hold the least number of some float type, or minus infinity."""
 GOLDEN, FIRST, SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 """Constants of splitmix64 (Steele, Lea and Flood, 2014), as signed numbers."""
 
@@ -103,7 +105,7 @@ class Call:
         columns, keys = self.query.shape[2], self.key.shape[2]
         if self.mask is not None:
             rows = self.mask[:, 0, part, :keys]
-            return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
+            return rows if rows.dtype == torch.bool else rows > HIDDEN
         every = torch.ones(1, len(range(columns)[part]), keys, dtype=torch.bool, device=self.key.device)
         return every.tril(part.start or 0) if self.causal and columns > 1 else every
 

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from sightline.eval import listing
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -19,3 +21,8 @@ def test_every_linked_file_is_there():
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         if "://" not in link:
             assert (Path(__file__).parents[1] / link).exists(), link
+
+
+def test_the_table_of_decoders_is_up_to_date():
+    held = README.partition(listing.BEGIN)[2].partition(listing.END)[0]
+    assert held.strip() == listing.matrix().strip(), "run `make readme`"

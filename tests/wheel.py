@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 import sightline
 from omegaconf import OmegaConf
+from sightline.decoders.calibration.lists import find
 assert Path(sys.prefix) in Path(sightline.__file__).parents, sightline.__file__
 modules = [found.name for found in pkgutil.walk_packages(sightline.__path__, "sightline.")]
 for name in modules:
@@ -25,7 +26,8 @@ configs = [path for path in Path(str(files("sightline.conf"))).rglob("*.yaml")]
 for path in configs:
     OmegaConf.load(path)
 assert len(modules) > 30 and len(configs) > 10, (modules, configs)
-sightline.load("tiny-llava")
+tiny = sightline.load("tiny-llava")
+assert find("auto", tiny.adapter).what == "image", "the list of image heads that DeCoRe takes"
 sys.stdout.write(f"wheel: {len(modules)} modules imported, {len(configs)} YAML files loaded, tiny-llava loaded\\n")
 """
 

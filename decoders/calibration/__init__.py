@@ -5,8 +5,9 @@ from .images import rank_image_heads
 from .lists import find, names
 from .ranking import HeadRanking, fingerprint, load, rank
 from .retrieval import Detection, detect
+from .threshold import Threshold
 
 __all__ = [
     "CalibrationFailed", "CalibrationInvalid", "CalibrationMismatch", "CalibrationMissing", "Detection", "HeadRanking",
-    "detect", "find", "fingerprint", "load", "names", "rank", "rank_image_heads",
+    "Threshold", "detect", "find", "fingerprint", "load", "names", "rank", "rank_image_heads",
 ]  # fmt: skip

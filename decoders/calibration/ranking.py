@@ -24,7 +24,8 @@ from weakref import WeakKeyDictionary
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .errors import CalibrationInvalid, CalibrationMismatch, CalibrationMissing
+from .errors import CalibrationInvalid, CalibrationMismatch
+from .files import read, write
 
 if TYPE_CHECKING:
     from ...models.adapter import Adapter
@@ -99,12 +100,7 @@ class HeadRanking:
         fields = {"schema": SCHEMA, **dataclasses.asdict(self)}
         ranked = ",\n".join("  " + json.dumps(entry) for entry in fields.pop("ranked"))
         head = json.dumps(fields, indent=1, default=dict).removesuffix("\n}")
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(f'{head},\n "ranked": [\n{ranked}\n ]\n}}\n', encoding="utf-8")
-        part.replace(path)
-        return path
+        return write(path, f'{head},\n "ranked": [\n{ranked}\n ]\n}}\n')
 
 
 def load(path: str | Path) -> HeadRanking:
@@ -114,14 +110,7 @@ def load(path: str | Path) -> HeadRanking:
         CalibrationMissing: there is no such file.
         CalibrationInvalid: it is not such a file, of another schema, or lists heads that cannot be.
     """
-    try:
-        held = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CalibrationMissing(
-            f"There is no calibration file {str(path)!r}.", "Make it: sightline calibrate model=... what=... out=FILE."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CalibrationInvalid(f"{str(path)!r} is no calibration file: {error}.") from error
+    held = read(path)
     try:
         return _parsed(held)
     except (KeyError, TypeError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import TypeVar
 
@@ -112,7 +112,7 @@ def shuffled(rng: RandomState, options: Sequence[T]) -> list[T]:
     return [options[place] for place in rng.permutation(len(options))]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _names(kind: str) -> tuple[str, ...]:
     """All names of a kind in a random order: the known subjects first, the best known first among them."""
     first, second = world.NAMES[kind]
@@ -120,13 +120,13 @@ def _names(kind: str) -> tuple[str, ...]:
     return tuple(shuffled(world.generator("names", kind), [f"{lead}{a} {b}" for a, b in product(first, second)]))
 
 
-@lru_cache(maxsize=None)
+@cache
 def subjects(kind: str) -> tuple[str, ...]:
     """The known subjects of a kind, best known first."""
     return _names(kind)[: world.KNOWN[kind]]
 
 
-@lru_cache(maxsize=None)
+@cache
 def fresh(kind: str, split: Split) -> tuple[str, ...]:
     """Names of a kind that nothing is known of, each in one split only."""
     return divided(_names(kind)[world.KNOWN[kind] :])[split]
@@ -137,7 +137,7 @@ def values(relation: Relation) -> tuple[str, ...]:
     return subjects(relation.values) if isinstance(relation.values, str) else relation.values
 
 
-@lru_cache(maxsize=None)
+@cache
 def facts() -> tuple[Fact, ...]:
     """All known facts, relation by relation, the best known subject first."""
     found = []
@@ -149,7 +149,7 @@ def facts() -> tuple[Fact, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=None)
+@cache
 def facts_of(kind: str) -> tuple[tuple[Fact, ...], ...]:
     """The facts of a kind's subjects: one tuple for each subject, best known first."""
     by_subject = {subject: [] for subject in subjects(kind)}
@@ -159,33 +159,33 @@ def facts_of(kind: str) -> tuple[tuple[Fact, ...], ...]:
     return tuple(map(tuple, by_subject.values()))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _stems() -> tuple[str, ...]:
     parts = product(world.OPENERS, world.MOODS, world.JOBS, world.DEEDS)
     return tuple(shuffled(world.generator("stems"), [f"{a} {b} {c} {d} the" for a, b, c, d in parts]))
 
 
-@lru_cache(maxsize=None)
+@cache
 def sayings() -> tuple[Saying, ...]:
     """The known sayings, best known first."""
     rng = world.generator("sayings")
     return tuple(Saying(stem, pick(rng, world.ENDINGS), rank) for rank, stem in enumerate(_stems()[: world.SAYINGS]))
 
 
-@lru_cache(maxsize=None)
+@cache
 def other_endings(saying: Saying) -> dict[str, tuple[str, ...]]:
     """Words that a saying may be asked to end in instead, split by split."""
     rest = [word for word in world.ENDINGS if word != saying.ending]
     return divided(shuffled(world.generator("endings", saying.stem), rest))
 
 
-@lru_cache(maxsize=None)
+@cache
 def fresh_stems(split: Split) -> tuple[str, ...]:
     """Beginnings of sentences that are no known sayings, each in one split only."""
     return divided(_stems()[world.SAYINGS :])[split]
 
 
-@lru_cache(maxsize=None)
+@cache
 def signs() -> tuple[Sign, ...]:
     """The known signs, best known first."""
     rng = world.generator("signs")

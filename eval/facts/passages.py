@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -47,7 +47,7 @@ class Sentence:
         return "agree" if self.value == self.fact.value else "contradict"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _bounds(count: int) -> NDArray[np.float64]:
     return np.cumsum(knowledge.weights(count))
 

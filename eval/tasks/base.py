@@ -1,26 +1,29 @@
-"""What a benchmark is: documents about images, a version, and the settings its scorer needs."""
+"""What a benchmark is: documents about images or texts, a version, and the settings its scorer needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from ..scoring.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
 class Document:
-    """One question (or request) about one image.
+    """One question (or request) about one image, or about a text that it brings along.
 
     Attributes:
         split: part of the task, such as `random`.
         doc_id: unique within the split.
-        image: file name within the image folder; empty where the row could not be read.
-        text: the question as it stands in the file.
+        image: file name within the image folder; empty for texts, and where the row could not be read.
+        text: the question as it stands in the file; of a text task the whole prompt.
         label: gold label, or None where there is none.
         error: why the row cannot be asked, or None.
+        group: of a text task: what documents share that must not be torn apart; takes the image's place.
+        candidates: given continuations of the prompt, which are scored instead of an answer being generated.
+        gold: what scorers need beside the label, as JSON holds it.
     """
 
     split: str
@@ -29,11 +32,19 @@ class Document:
     text: str
     label: str | None
     error: str | None = None
+    group: str = ""
+    candidates: tuple[str, ...] = ()
+    gold: Mapping[str, Any] | None = None
 
     @property
     def image_id(self) -> str:
-        """The image's file name without its suffix."""
-        return PurePosixPath(self.image).with_suffix("").as_posix() if self.image else ""
+        """The image's file name without its suffix, or a text's group: documents that share it are resampled as one."""
+        return PurePosixPath(self.image).with_suffix("").as_posix() if self.image else self.group
+
+    @property
+    def unit(self) -> str:
+        """The image, or the group of a text: what `run.limit` counts. Empty where the row could not be read."""
+        return self.image or self.group
 
 
 @dataclass(frozen=True)
@@ -52,14 +63,14 @@ class Dataset:
 
     Attributes:
         documents: every row, readable or not.
-        images: folder that the image names belong to.
+        images: folder that the image names belong to; None where no document has an image.
         sources: the files the documents came from.
         world: version and hash of a generated data set; None for files.
         truth: image id -> object classes true of it, for tasks that score captions; None for others.
     """
 
     documents: tuple[Document, ...]
-    images: Path
+    images: Path | None
     sources: tuple[Source, ...]
     world: Mapping[str, Any] | None = None
     truth: Mapping[str, Sequence[str]] | None = None
@@ -81,6 +92,8 @@ class Task:
         answers: label -> words whose first-token probability enters the margin; empty = no margin.
         vocabulary: the object words that captions are read with; None for tasks without captions.
         places: options that say where data lies, not what it is; they do not enter keys.
+        about: whether documents are about an image or a text.
+        scored: whether given candidates are scored instead of answers being generated.
     """
 
     name: str
@@ -94,3 +107,5 @@ class Task:
     answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
     places: frozenset[str] = frozenset()
+    about: Literal["image", "text"] = "image"
+    scored: bool = False

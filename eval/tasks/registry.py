@@ -6,7 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError, TaskCollision, UnknownTask, unknown
-from . import chair, chair_scenes, mme, mme_scenes, pope, pope_scenes
+from . import (
+    chair,
+    chair_scenes,
+    memo_trap,
+    memo_trap_facts,
+    mme,
+    mme_scenes,
+    nq_swap,
+    nq_swap_facts,
+    pope,
+    pope_scenes,
+    truthful_qa,
+    truthful_qa_facts,
+)
 from .base import Dataset, Task
 
 _TASKS: dict[str, Task] = {}
@@ -58,5 +71,14 @@ def settle(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
     return {**task.options, **options}
 
 
-for _task in (chair.TASK, chair_scenes.TASK, mme.TASK, mme_scenes.TASK, pope.TASK, pope_scenes.TASK):
+_IMAGES = (chair.TASK, chair_scenes.TASK, mme.TASK, mme_scenes.TASK, pope.TASK, pope_scenes.TASK)
+_TEXTS = (
+    nq_swap.TASK,
+    nq_swap_facts.TASK,
+    memo_trap.TASK,
+    memo_trap_facts.TASK,
+    truthful_qa.TASK,
+    truthful_qa_facts.TASK,
+)
+for _task in (*_IMAGES, *_TEXTS):
     register(_task)

@@ -45,9 +45,7 @@ def text_batch(packer: GroupPacker, recipe: Recipe, step: int) -> Rows:
 
 def hidden_states(model: LlamaForCausalLM, rows: Rows) -> Tensor:
     """The last hidden states `[batch, length, hidden]`: what a forward on each turn alone computes."""
-    outputs = model.model(
-        input_ids=rows.ids, attention_mask=rows.mask, position_ids=rows.positions, use_cache=False
-    )
+    outputs = model.model(input_ids=rows.ids, attention_mask=rows.mask, position_ids=rows.positions, use_cache=False)
     return outputs.last_hidden_state
 
 

@@ -7,7 +7,8 @@ import sightline
 import torch
 from beartype import beartype
 from jaxtyping import jaxtyped
-from letters import LETTERS, SPECIAL, asked, letters, llava_processor, noise_image
+from letters import SPECIAL, asked, letters, llava_processor, noise_image
+from naive_code import ASKED, QUESTIONS, SAID, STEPS, Naive, naive_text
 from sightline.decoders import CODE, CutOnly, Step, code
 from sightline.decoders.contrast import cut
 from sightline.models import adapter_for, errors
@@ -15,8 +16,6 @@ from sightline.models import adapter_for, errors
 divergence = jaxtyped(code.divergence, typechecker=beartype)
 likely = jaxtyped(code.likely, typechecker=beartype)
 IMAGE = SPECIAL.index("<image>")
-ASKED, STEPS, SAID = "Tell all.", 5, 6
-QUESTIONS = ["Is it?", "Is there a star in it?", "No?", "Why so?"]
 FIXED = {"alpha_mode": "fixed", "beta_mode": "fixed"}
 NEUTRAL = {**FIXED, "alpha": 0.0, "beta": 0.0}
 SETTINGS = {
@@ -28,6 +27,9 @@ SETTINGS = {
     "adaptive cut": {"k": 2.0, "alpha_mode": "fixed", "alpha": 0.5},
     "cut alone": {"k": 4.0, "alpha_mode": "fixed", "alpha": 0.0},
 }
+
+NO_CACHE = {"use_cache": False}
+RUNS = [(1, "rows", {}), (3, "rows", {}), (3, "sequential", {}), (3, "rows", NO_CACHE), (1, "sequential", NO_CACHE)]
 
 
 def decoder(**params):
@@ -169,69 +171,6 @@ def forgetful(llava):
     adapter_for(llava).forget()
 
 
-def logits(model, ids, pixels=None):
-    return model(input_ids=torch.tensor([ids]), pixel_values=pixels, use_cache=False).logits[0, -1].tolist()
-
-
-def best(scores):
-    return max(range(len(scores)), key=scores.__getitem__)
-
-
-def one(processor, row, text):
-    """The ids and pixels of one question about one image, without padding."""
-    made = asked(processor, [[noise_image(row)]], [text])
-    return made["input_ids"][0].tolist(), made["pixel_values"]
-
-
-def naive_text(model, processor, row):
-    ids, pixels = one(processor, row, ASKED)
-    new = []
-    while len(new) < SAID and 2 not in new:
-        new.append(best(logits(model, ids + new, pixels)))
-    return "".join(LETTERS[token - len(SPECIAL)] for token in new if token >= len(SPECIAL)).strip()
-
-
-def naive_scores(image, description, params):
-    """CODE written out for one row with Python numbers, from the paper's words."""
-    params = {"k": 0.3, "alpha_mode": "adaptive", "beta_mode": "adaptive", "alpha": 1.0, "beta": 0.1} | params
-    p, q = ([math.exp(value - max(row)) for value in row] for row in (image, description))
-    p, q = ([value / sum(row) for value in row] for row in (p, q))
-    far = sum((a + b) * math.log2(abs(a - b) ** params["k"] + 1) for a, b in zip(p, q, strict=True)) / 2
-    alpha = params["alpha"] if params["alpha_mode"] == "fixed" else 1 - far
-    beta = params["beta"] if params["beta_mode"] == "fixed" else far
-    rows = zip(image, description, p, strict=True)
-    return [(1 + alpha) * a - alpha * b if share >= beta * max(p) else -math.inf for a, b, share in rows]
-
-
-class Naive:
-    """CODE for one question about one image: two passes over whole sequences at every step, no cache, no engine."""
-
-    def __init__(self, model, processor, row, params, text=None):
-        self.model, self.params = model, params
-        self.ids, self.pixels = one(processor, row, QUESTIONS[row])
-        self.text = naive_text(model, processor, row) if text is None else text
-        start, end = self.ids.index(IMAGE), len(self.ids) - self.ids[::-1].index(IMAGE)
-        front = [] if params.get("desc_bos") == "drop" else [1]
-        self.other = [*self.ids[:start], *front, *letters(self.text), *self.ids[end:]]
-
-    def step(self, new):
-        with torch.no_grad():
-            image, other = logits(self.model, self.ids + new, self.pixels), logits(self.model, self.other + new)
-        return naive_scores(image, other, self.params)
-
-    def greedy(self, steps=STEPS):
-        new, trail = [], []
-        while len(new) < steps and 2 not in new:
-            trail.append(self.step(new))
-            new.append(best(trail[-1]))
-        return new, trail
-
-    def total(self, tokens):
-        """The sum of the log-probabilities of given tokens."""
-        trail = [torch.tensor(self.step(tokens[:place]), dtype=torch.float64) for place in range(len(tokens))]
-        return sum(float(row.log_softmax(-1)[token]) for row, token in zip(trail, tokens, strict=True))
-
-
 def generate(model, strategy, inputs, processor, **kwargs):
     settings = {"max_new_tokens": STEPS, "do_sample": False, "return_dict_in_generate": True, "output_scores": True}
     return sightline.generate(model, strategy, inputs, processor=processor, **(settings | kwargs))
@@ -248,8 +187,7 @@ def assert_same(output, width, row, tokens, trail):
 def test_generations_equal_two_naive_passes(llava, processor, batch, name):
     params = SETTINGS[name]
     naive = [Naive(llava, processor, row, params).greedy() for row in range(3)]
-    for count, branching, cache in [(1, "rows", {}), (3, "rows", {}), (3, "sequential", {}),
-                                    (3, "rows", {"use_cache": False}), (1, "sequential", {"use_cache": False})]:  # fmt: skip
+    for count, branching, cache in RUNS:
         inputs = batch(count)
         output = generate(llava, decoder(**params), inputs, processor, branching=branching, **cache)
         for row in range(count):
@@ -294,7 +232,7 @@ def test_sampling_is_the_same_in_rows_and_in_sequence(llava, processor, batch):
 
 def test_given_answers_are_scored(llava, processor, batch):
     strategy = decoder(**SETTINGS["no cut"])
-    answers = [letters("Yes") + [2], letters("No") + [2]]
+    answers = [[*letters("Yes"), 2], [*letters("No"), 2]]
     scores = sightline.score(llava, strategy, batch(2), answers, processor=processor)
     expected = [[Naive(llava, processor, row, SETTINGS["no cut"]).total(each) for each in answers] for row in range(2)]
     torch.testing.assert_close(scores.double(), torch.tensor(expected, dtype=torch.float64), atol=1e-4, rtol=1e-4)
@@ -348,6 +286,16 @@ def test_images_are_described_once_whatever_is_asked(llava, processor, batch, mo
     assert len(again.sequences) == 2
 
 
+def test_the_branch_does_not_encode_the_image(llava, processor, batch):
+    seen = []
+    handle = llava.model.vision_tower.register_forward_hook(lambda *args: seen.append(1))
+    generate(llava, decoder(), batch(2), processor)
+    assert len(seen) == 2  # for the description and for the answer
+    generate(llava, decoder(), batch(2), processor)
+    assert len(seen) == 3
+    handle.remove()
+
+
 def test_the_plan_tells_the_descriptions(llava, processor, batch):
     with sightline.attach(llava, decoder(), batch(2), processor=processor) as attachment:
         context = attachment.plan.context
@@ -385,9 +333,9 @@ def test_special_tokens_that_are_spelt_out_stay_text(llava, processor, batch, mo
     text = "An <image> and</s> a <pad>."
     monkeypatch.setattr(adapter_for(llava), "describe", lambda *args: [text, text])
     inputs = batch(2)
-    output = generate(llava, decoder(**FIXED), inputs, processor)
+    output = generate(llava, decoder(), inputs, processor)
     for row in range(2):
-        naive = Naive(llava, processor, row, FIXED, text).greedy()
+        naive = Naive(llava, processor, row, {}, text).greedy()
         assert_same(output, inputs["input_ids"].shape[1], row, *naive)
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sightline.eval import cli, commands, runner
+from sightline.eval import cli, commands, listing, runner
 
 HEAVY = ("torch", "transformers", "hydra", "numpy", "PIL", "sightline.models", "sightline.decoders")
 

@@ -1,0 +1,101 @@
+"""MemoTrap (Liu and Liu, 2023): instructions that a text known by heart tempts a model to disobey.
+
+CSV files with the columns `prompt`, `classes` (a Python list of endings, as text) and `answer_index`, one for each
+subtask, named like `1-proverb-ending.csv`; a column `group` is read where it is there. Every ending is scored as a
+continuation of the prompt; right means that the asked one is the likeliest.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import files, rows
+from .base import Dataset, Document, Source, Task
+
+SUBTASKS = ("proverb_ending", "proverb_translation", "hate_speech_ending", "history_of_science_qa")
+_HINT = (
+    "Get the four CSV files from github.com/liujch1998/memo-trap and give task.data=FOLDER; task=memo_trap_facts needs "
+    "no download."
+)
+
+
+def load(options: Mapping[str, Any]) -> Dataset:
+    """The chosen subtasks of a folder.
+
+    Raises:
+        ConfigError: a subtask is not known.
+        DataError: the folder or a file is missing, or holds no row that can be read.
+    """
+    subtasks = files.chosen("task.subtasks", "subtask", options["subtasks"], SUBTASKS)
+    data = files.folder("memo_trap", "task.data", options["data"], "CSV files", _HINT)
+    return read_folder(data, subtasks)
+
+
+def read_folder(data: Path, subtasks: Sequence[str], world: Mapping[str, Any] | None = None) -> Dataset:
+    """The files of a folder.
+
+    Raises:
+        DataError: one is missing, or holds no row that can be read.
+    """
+    documents: list[Document] = []
+    sources: list[Source] = []
+    for subtask in subtasks:
+        file = rows.find(data, (subtask,), subtask.replace("_", " "), _HINT)
+        found, content = rows.read_rows(file)
+        read = [_document(subtask, row) for row in found]
+        sources.append(rows.source(file, content, read, len(read)))
+        documents += read
+    return Dataset(tuple(documents), None, tuple(sources), world)
+
+
+def _document(subtask: str, row: rows.Row) -> Document:
+    endings = _endings(row)
+    problem = rows.missing_text(row, ("prompt", "classes", "answer_index"))
+    if problem is None and (endings is None or len(set(endings)) < 2):
+        problem = "has no two different endings in 'classes'"
+    right = str(row.fields.get("answer_index", "")).strip()
+    if problem is None and not (right.isdigit() and int(right) < len(endings or ())):
+        problem = f"has the answer_index {right!r}"
+    if problem is not None or endings is None:
+        return rows.broken(subtask, row, problem or "")
+    place = int(right)
+    return Document(
+        subtask,
+        str(row.number),
+        "",
+        row.fields["prompt"],
+        endings[place].strip(),
+        group=str(row.fields.get("group") or f"{subtask}/{row.number}"),
+        candidates=endings,
+        gold={"true": [place], "best": place},
+    )
+
+
+def _endings(row: rows.Row) -> tuple[str, ...] | None:
+    """The endings as they are appended to the prompt; None where the cell holds no list of texts."""
+    try:
+        value = ast.literal_eval(str(row.fields.get("classes")).strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    fits = isinstance(value, list) and all(
+        isinstance(each, str) and each.strip() and files.is_text(each) for each in value
+    )
+    return tuple(value) if fits else None
+
+
+TASK = Task(
+    name="memo_trap",
+    version=1,
+    title="MemoTrap: is an instruction followed against a known text? (own CSV files)",
+    load=load,
+    options={"data": None, "subtasks": list(SUBTASKS)},
+    max_new_tokens=1,
+    scorer="memo_trap",
+    parser="scores",
+    places=frozenset({"data"}),
+    about="text",
+    scored=True,
+)
