@@ -195,9 +195,7 @@ def naive_scores(model, decoder, row, new, **layers):
     if decoder.modality != "language":
         branches.append(naive_vision(model, decoder, row, new, layers.get("vision", (0,))))
     if decoder.modality != "vision":
-        branches.append(
-            naive_language(model, decoder, row, new, layers.get("language", (1,)), layers.get("window"))
-        )
+        branches.append(naive_language(model, decoder, row, new, layers.get("language", (1,)), layers.get("window")))
     return base + decoder.gamma * sum(base - branch for branch in branches), base
 
 
@@ -218,7 +216,7 @@ def assert_naive(model, decoder, batch, outputs, **layers):
                 expected = expected.masked_fill(base.softmax(-1) < decoder.epsilon * base.softmax(-1).max(), -torch.inf)
             for output in outputs:
                 torch.testing.assert_close(output.scores[len(new)][number].double(), expected, atol=1e-4, rtol=1e-4)
-            moved |= bool((expected - base).abs().max() > 5e-3)
+            moved |= bool((expected - base).abs().max() > 0.05)
             new.append(int(expected.argmax()))
         for output in outputs:
             assert output.sequences[number, batch["input_ids"].shape[1] :].tolist()[: len(new)] == new
@@ -226,11 +224,13 @@ def assert_naive(model, decoder, batch, outputs, **layers):
 
 
 CACHES = [{}, {"cache_implementation": "static"}, {"use_cache": False}]
+GATE = {"vision_mode": "gate", "vision_norm": "none", "gamma": 20.0}
+"""The released code's; its random and reversed gates are so weak that a contrast of 1 would show nothing."""
 VISION = [
     *({"vision_kind": kind} for kind in causalmm.CHOICES["vision_kind"]),
     {"vision_kind": "reversed", "vision_norm": "none"},
     {"vision_kind": "random", "vision_norm": "none", "seed": 3},
-    *({"vision_kind": kind, "vision_mode": "gate", "vision_norm": "none"} for kind in ("random", "reversed", "shuffle")),
+    *({"vision_kind": kind} | GATE for kind in ("random", "reversed", "shuffle")),
 ]
 LANGUAGE = [
     {"language_kind": kind, "language_norm": norm, "language_when": when}
@@ -252,10 +252,10 @@ def test_vision_equals_naive(llava, inputs, fields):
 @pytest.mark.parametrize("fields", LANGUAGE, ids=lambda fields: " ".join(fields.values()))
 def test_language_equals_naive(llava, inputs, fields):
     decoder = CausalMM(modality="language", epsilon=0.0, **fields)
-    for lengths in ((7,), (5, 8)):
+    for lengths, caches in (((7,), CACHES[:1]), ((5, 8), CACHES)):
         batch = inputs(lengths)
-        outputs = [generate(llava, decoder, batch, branching="rows", **cache) for cache in CACHES]
-        outputs += [generate(llava, decoder, batch, branching="sequential", **cache) for cache in CACHES]
+        outputs = [generate(llava, decoder, batch, branching="rows", **cache) for cache in caches]
+        outputs += [generate(llava, decoder, batch, branching="sequential", **cache) for cache in caches[::2]]
         assert_naive(llava, decoder, batch, outputs)
 
 
@@ -285,6 +285,7 @@ def test_layers_of_the_tower_up_to_the_selected_one(llava, inputs, monkeypatch):
 def test_the_middle_third_of_the_layers(llava):
     found = {}
     for count in (1, 3, 4, 28, 32):
+
         class Counted(type(adapter_for(llava))):
             layers = count
 
@@ -353,7 +354,7 @@ def test_images_cut_into_crops_equal_naive():
         prompt = torch.tensor([7, 8, *[5] * count, 9, 10 + row, 11])
         ids[row, -len(prompt) :], mask[row, -len(prompt) :] = prompt, 1
     batch = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels, "image_sizes": sizes}
-    for fields in ({}, {"vision_mode": "gate", "vision_norm": "none"}):
+    for fields in ({}, GATE):
         decoder = CausalMM(modality="vision", epsilon=0.0, **fields)
         assert_naive(model, decoder, batch, [generate(model, decoder, batch)])
     both = CausalMM(epsilon=0.0)
@@ -368,7 +369,7 @@ def test_images_cut_into_crops_equal_naive():
 
 
 @pytest.mark.parametrize("mode", [{"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}])
-@pytest.mark.parametrize("fields", [{}, {"vision_mode": "gate", "vision_norm": "none", "language_norm": "reference"}])
+@pytest.mark.parametrize("fields", [{}, GATE | {"language_norm": "reference"}])
 def test_beams_are_the_same_in_rows_and_in_sequence(llava, inputs, mode, fields):
     batch = inputs((5, 8))
     decoder = CausalMM(**fields)
@@ -430,7 +431,9 @@ def test_without_contrast_the_cut_is_left(llava, inputs):
     assert all(torch.equal(a, b) for a, b in zip(got, cut, strict=True))
 
 
-@pytest.mark.parametrize(("modality", "streams", "encodes"), [("vision", 2, 1), ("language", 2, 0), ("multimodal", 3, 1)])
+@pytest.mark.parametrize(
+    ("modality", "streams", "encodes"), [("vision", 2, 1), ("language", 2, 0), ("multimodal", 3, 1)]
+)
 def test_what_it_costs(llava, inputs, modality, streams, encodes):
     batch = inputs((5, 8))
     settings = {"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": -1}
@@ -457,7 +460,7 @@ def test_nothing_is_left_behind(llava, inputs):
     batch = inputs((7,))
     hooks = lambda: [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in llava.modules()]  # noqa: E731
     before, plain = hooks(), generate(llava, "greedy", batch).scores
-    for fields in ({}, {"vision_mode": "gate", "vision_norm": "none"}):
+    for fields in ({}, GATE):
         generate(llava, CausalMM(**fields), batch)
         assert hooks() == before
         configs = (llava.config.vision_config, llava.config.text_config)
@@ -508,7 +511,10 @@ def test_images_are_needed_where_the_tower_is_edited(llama, llava, inputs):
 
 def test_two_map_edits_of_one_layer_are_refused(llava, inputs):
     edit = sightline.decoders.MapEdit((1,), "uniform")
-    for edits, message in (((edit, edit), "two map edits"), ((sightline.decoders.MapEdit((3,), "uniform"),), "no layer")):
+    for edits, message in (
+        ((edit, edit), "two map edits"),
+        ((sightline.decoders.MapEdit((3,), "uniform"),), "no layer"),
+    ):
 
         class Edited(CausalMM):
             def language(self, request, edits=edits):

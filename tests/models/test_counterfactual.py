@@ -115,7 +115,10 @@ def made_call(mask, heads=4, groups=2):
     if mask == "window":
         seen &= columns_of_keys > queries - 4
     if mask in ("causal", "static buffer", "all"):
-        padding, seen = torch.tensor([0, 0]), (seen[:1] if mask != "all" else torch.ones_like(seen[:1])).expand(2, -1, -1)
+        padding, seen = (
+            torch.tensor([0, 0]),
+            (seen[:1] if mask != "all" else torch.ones_like(seen[:1])).expand(2, -1, -1),
+        )
     given = {"bool": seen[:, None], "window": seen[:, None], "decode": seen[:, None]}.get(mask)
     if mask == "float":
         given = torch.zeros(seen[:, None].shape, dtype=torch.float64).masked_fill(~seen[:, None], -torch.inf)
@@ -142,7 +145,11 @@ def written_out(call, rule, seen, positions):
         numbers = draw(rule.seeds, rule.layer, heads, *positions).double()
         every = torch.arange(int(rule.lengths.max())).expand(rows, -1)
         most = draw(rule.seeds, rule.layer, heads, positions[0], every).double()
-        made = 2 * numbers * seen if rule.whole else numbers * seen / (most * (every[:, None, None] < totals)).sum(-1, True)
+        made = (
+            2 * numbers * seen
+            if rule.whole
+            else numbers * seen / (most * (every[:, None, None] < totals)).sum(-1, True)
+        )
     if rule.norm in ("visible", "row"):
         mass = made.sum(-1, keepdim=True)
         made = torch.where(mass > 1e-12, made / mass, plain)
