@@ -18,7 +18,7 @@ from .together import Together
 from .vcd import VCD
 
 __all__ = [
-    "AVC", "CGVLM", "CODE", "IAVA", "VCD", "Attachment", "Branch", "CausalMM", "CutOnly", "DeCoRe", "Greedy", "HeadEdit",
-    "MapEdit", "MaskedOnly", "Plan", "RandomHeads", "Request", "Sample", "Shift", "Step", "Strategy", "Together",
-    "attach", "build", "generate", "get", "names", "register", "score", "trace",
+    "AVC", "CGVLM", "CODE", "IAVA", "VCD", "Attachment", "Branch", "CausalMM", "CutOnly", "DeCoRe", "Greedy",
+    "HeadEdit", "MapEdit", "MaskedOnly", "Plan", "RandomHeads", "Request", "Sample", "Shift", "Step", "Strategy",
+    "Together", "attach", "build", "generate", "get", "names", "register", "score", "trace",
 ]  # fmt: skip

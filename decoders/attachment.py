@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import LogitsProcessor
 from transformers.cache_utils import Cache
 
@@ -32,6 +33,7 @@ from .branching import Branching, choose
 from .contrast import cut, widen
 from .layers import edited_vision, layer_states
 from .plan import Branch, Plan, Request, Step
+from .readings import base_probes, looked
 from .refining import Refiner
 from .rows import columns_of
 from .runner import Runner, Stream
@@ -50,7 +52,7 @@ class Attachment(LogitsProcessor):
         plan: what it asked for.
         stats: forwards, rows and tokens so far.
         uncut: scores of the latest step before the cut, `[batch, vocab]`; None where nothing is contrasted.
-        gates: for each step the rows in which the gate opened, `[rows]` of bool; under beams as they stood at that step.
+        gates: for each step the rows in which the gate opened, `[rows]` of bool; under beams as they then stood.
         tracer: what it did at each step, where that was asked for, else None.
     """
 
@@ -75,6 +77,7 @@ class Attachment(LogitsProcessor):
         self._ids: Tensor | None = request.inputs.get("input_ids")
         self._context: dict[str, Any] = dict(self.plan.context)
         self._states: dict[int, LayerState] = {}
+        self._exits: dict[int, Tensor] = {}
         self._runner: Runner | None = None
         self._stack = ExitStack()
         self._closed = False
@@ -164,6 +167,7 @@ class Attachment(LogitsProcessor):
                 decoder.register_forward_pre_hook(_uncompiled(self._before_decoder), with_kwargs=True),
                 decoder.register_forward_pre_hook(_uncompiled(self._count), with_kwargs=True),
                 decoder.register_forward_hook(_uncompiled(self._after_decoder)),
+                *self._exit_hooks(),
                 owner.register_forward_hook(_uncompiled(self._after_owner)),
             ):
                 stack.callback(handle.remove)
@@ -256,6 +260,26 @@ class Attachment(LogitsProcessor):
         runner = self._running
         return output if runner.busy else runner.after(output)
 
+    def _exit_hooks(self) -> list[RemovableHandle]:
+        """Listeners to what enters the layers whose early logits the plan asks for."""
+        layers = self._adapter.decoder_layers() if self.plan.exits else []
+        if any(not 0 <= exit < len(layers) for exit in self.plan.exits):
+            raise UnsupportedMode(
+                f"{self.strategy.key}: there is no exit {list(self.plan.exits)} in a model of {len(layers)} layers.",
+                f"Exits are 0 (the embeddings) to {len(layers) - 1}.",
+            )
+
+        def listen(exit: int) -> Callable[..., None]:
+            def hear(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+                if not self._running.busy:
+                    hidden = args[0] if args else kwargs["hidden_states"]
+                    last = hidden[: self._rows, -self._running.columns :]
+                    self._exits[exit] = widen(self._adapter.early_logits(last))
+
+            return _uncompiled(hear)
+
+        return [layers[exit].register_forward_pre_hook(listen(exit), with_kwargs=True) for exit in self.plan.exits]
+
     def _count(self, _module: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
         """Runs after `_before_decoder` on every call of the decoder, the runner's own included."""
         rows, columns = columns_of(kwargs).shape[:2]
@@ -304,7 +328,9 @@ class Attachment(LogitsProcessor):
     def _contrast(self, place: int, *streams: Tensor) -> Tensor:
         """Scores `[rows, vocab]` of one position; `place` counts the positions of this forward."""
         base, *branches = (widen(logits) for logits in streams)
-        step = Step(self._vouched + place, self._probes(), self._context)
+        probes = base_probes(self._states, self._rows, self._running.width)
+        exits = {layer: logits[:, place] for layer, logits in self._exits.items()}
+        step = Step(self._vouched + place, probes, self._context, exits)
         opened = self.strategy.gate(base, branches, step)
         base = base if opened is None else self._gated(base, branches, opened)
         self.uncut = self.strategy.combine(base, branches, step)
@@ -312,7 +338,9 @@ class Attachment(LogitsProcessor):
         scores = self.uncut if keep is None else cut(self.uncut, keep)
         if self.tracer is not None:
             numbers = self.strategy.numbers(base, branches, step)
-            self.tracer.note(Moment(base, branches, scores, opened, numbers, *self._looked(step.probes)))
+            self.tracer.note(
+                Moment(base, branches, scores, opened, numbers, *looked(probes, self._running.streams[0].image))
+            )
         return scores
 
     def _gated(self, base: Tensor, branches: Sequence[Tensor], opened: Tensor) -> Tensor:
@@ -323,24 +351,6 @@ class Attachment(LogitsProcessor):
         self._running.settle(self._cache, opened, twin + 1)
         self.gates.append(opened)
         return torch.where(opened[:, None], branches[twin], base)
-
-    def _probes(self) -> dict[int, Tensor]:
-        """Base rows of what was read, layer by layer."""
-        readings = ((layer, state.reading) for layer, state in self._states.items())
-        return {layer: reading[: self._rows] for layer, reading in readings if reading is not None}
-
-    def _looked(self, probes: Mapping[int, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        """Attention `[rows, keys]` of the base's last rows, mean over layers and heads, and which keys are image."""
-        if not probes:
-            return None, None
-        keys = max(reading.shape[-1] for reading in probes.values())
-        whole = [
-            reading.mean(dim=1) for reading in probes.values() if reading.shape[-1] == keys
-        ]  # not those of windows
-        prompt = self._states[next(iter(probes))].image[0]
-        image = prompt.repeat_interleave(self._rows // len(prompt), dim=0)
-        shown = nn.functional.pad(image, (0, keys - image.shape[1])).to(whole[0].device)
-        return torch.stack(whole).mean(dim=0), shown
 
     @property
     def _running(self) -> Runner:

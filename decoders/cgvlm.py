@@ -11,8 +11,8 @@ Where the gate is open, the newest query row of some middle layers gets, before 
 
     e_h,j <- e_h,j + alpha * mean over heads of |e_h,j|         (e scaled scores, `[heads, keys]`)
 
-Logits are not contrasted: what is decoded is the boosted row where the gate is open, the plain row elsewhere. The sensor
-never sees a boost: its four streams keep a history of their own (their {v, p} is not the row that is decoded).
+Logits are not contrasted: what is decoded is the boosted row where the gate is open, the plain row elsewhere. The
+sensor never sees a boost: its four streams keep a history of their own (their {v, p} is not the row that is decoded).
 
 Defaults: alpha 0.5 and K 50 (released code); k 1.0 (its POPE script; 0.5 in its library), unless the model has a
 calibrated one, for D grows with the square of the logits' scale; layers round(0.16 L) to round(0.56 L), which are the
@@ -62,9 +62,9 @@ class CGVLM(Strategy):
         threshold: where the calibrated one comes from: `auto` (the model's folder) or a file of `sightline calibrate`.
         top_k_tokens: K, candidates whose dividends are compared, >= 2; at most the vocabulary.
         layers: boosted ones, `middle` or a list from 0.
-        absent_image: `noise` (uniform in [0, 1), released code), `blank` (the processor's mean colour), `drop` (no image
-            tokens), or `mean` (each image token the mean of them all).
-        gating: `interaction`; or the bounds of the method, `always` (no sensor, no branch) and `never` (plain decoding).
+        absent_image: `noise` (uniform in [0, 1), released code), `blank` (the processor's mean colour), `drop` (no
+            image tokens), or `mean` (each image token the mean of them all).
+        gating: `interaction`; or a bound of the method: `always` (no sensor, no branch) or `never` (plain decoding).
         entropy_threshold: open only where the entropy of the plain row, as a share of log(vocab), exceeds this; None
             asks D alone.
         seed: of the noise; the image's own bytes are mixed in.

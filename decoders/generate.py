@@ -34,6 +34,7 @@ def attach(
     inputs: Mapping[str, Any],
     *,
     processor: Any = None,
+    spans: Any = None,
     branching: Branching = "auto",
     trace: bool = False,
 ) -> Attachment:
@@ -49,6 +50,8 @@ def attach(
         decoder: a strategy, or its key for the defaults.
         inputs: what `generate()` gets: `input_ids` `[batch, length]`, padded on the left, `pixel_values`, ...
         processor: the model's own; strategies with text of their own need it.
+        spans: which part of each prompt is context, for text strategies: the passage itself (a string, or several, for
+            each row), columns `(start, end)`, or a mask `[batch, length]` of bool.
         branching: `rows` (branches in the base's forward), `sequential` (one forward each; the same tokens), or `auto`.
         trace: keep what the decoder does at each step in `attachment.tracer`; greedy has a trace too.
 
@@ -56,7 +59,8 @@ def attach(
         SightlineError: whatever the strategy lacks, before the first forward, with advice (see `models.errors`).
     """
     strategy, adapter = as_strategy(decoder), adapter_for(model)
-    return Attachment(adapter, strategy, Request(dict(inputs), adapter, processor), branching, trace=trace)
+    request = Request(dict(inputs), adapter, processor, spans=spans)
+    return Attachment(adapter, strategy, request, branching, trace=trace)
 
 
 def as_strategy(decoder: Strategy | str) -> Strategy:
@@ -82,6 +86,7 @@ def generate(
     inputs: Mapping[str, Any],
     *,
     processor: Any = None,
+    spans: Any = None,
     logits_processor: Any = None,
     branching: Branching = "auto",
     **kwargs: Any,
@@ -89,7 +94,7 @@ def generate(
     """`model.generate()` under a decoder, in one line.
 
     Args:
-        model, decoder, inputs, processor, branching: as for `attach`.
+        model, decoder, inputs, processor, spans, branching: as for `attach`.
         logits_processor: the caller's own processors; they see contrasted scores.
         kwargs: everything else that `model.generate()` takes. The controls `greedy` and `sample` set `do_sample`.
 
@@ -99,7 +104,7 @@ def generate(
     Raises:
         UnsupportedMode: a mode of `generate()` that cannot be contrasted, before the first forward.
     """
-    with attach(model, decoder, inputs, processor=processor, branching=branching) as attachment:
+    with attach(model, decoder, inputs, processor=processor, spans=spans, branching=branching) as attachment:
         return _run(model, attachment, inputs, logits_processor, kwargs)
 
 
@@ -125,6 +130,7 @@ def trace(
     inputs: Mapping[str, Any],
     *,
     processor: Any = None,
+    spans: Any = None,
     logits_processor: Any = None,
     branching: Branching = "auto",
     **kwargs: Any,
@@ -134,9 +140,11 @@ def trace(
     The tokens are those of `generate`. Every strategy, and greedy, can be traced; each step is read back to the CPU.
 
     Args:
-        model, decoder, inputs, processor, logits_processor, branching, kwargs: as for `generate`.
+        model, decoder, inputs, processor, spans, logits_processor, branching, kwargs: as for `generate`.
     """
-    with attach(model, decoder, inputs, processor=processor, branching=branching, trace=True) as attachment:
+    with attach(
+        model, decoder, inputs, processor=processor, spans=spans, branching=branching, trace=True
+    ) as attachment:
         output = _run(model, attachment, inputs, logits_processor, kwargs)
     sequences = output if isinstance(output, torch.Tensor) else output.sequences
     assert attachment.tracer is not None

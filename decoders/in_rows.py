@@ -143,8 +143,8 @@ class RowsRunner(Runner):
     def _fork(self, joined: dict[str, Any], cache: Cache, ready: Sequence[int]) -> dict[str, Any]:
         first, last = split_last(joined)
         prefilled = [place for place in ready if not self.streams[place].fork]
-        self._announce(prefilled, self.width - 1)
         with self.own_call():
+            self._announce(prefilled, self.width - 1)
             self.adapter.decoder(**take_streams(first, [ready.index(place) for place in prefilled], len(ready)))
         each = rows_of(joined) // len(ready)
         sources = [prefilled.index(place) if place in prefilled else 0 for place in ready]

@@ -50,8 +50,8 @@ class SequentialRunner(Runner):
                 self.refine(self._called, self.caches[0])
         for place in range(1, len(self.streams)):
             self._current = place
-            self._announce(place, spared=self.spared(self._past, self.caches[0]))
             with self.own_call():
+                self._announce(place, spared=self.spared(self._past, self.caches[0]))
                 found.append(self.adapter.owner.forward(**self.owner_kwargs).logits[:, -self.columns :])
             self._current = 0
         return tuple(found)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..models.attention import EditMode
 from ..models.counterfactual import Kind, Norm
+from ..models.spans import context_mask
 
 if TYPE_CHECKING:
     from ..models.adapter import Adapter
@@ -119,6 +120,7 @@ class Plan:
         probes: layers whose last query row is read, at each step or up to `refine` (see `probed`).
         probed: `steps` (read at every step, for `combine`) or `prefill` (for `refine` alone; costs nothing later).
         readings: other prompts (model inputs) of which the probed layers' last rows are read for `refine`.
+        exits: layers whose early logits are read at each step: those of what enters the layer (0: the embeddings).
         combines: whether logits are changed at all.
         context: tensors or numbers worked out once, handed to `combine` at each step.
     """
@@ -129,13 +131,14 @@ class Plan:
     probes: tuple[int, ...] = ()
     probed: Literal["steps", "prefill"] = "steps"
     readings: tuple[Mapping[str, Any], ...] = ()
+    exits: tuple[int, ...] = ()
     combines: bool = False
     context: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def is_neutral(self) -> bool:
         """True if nothing would differ from plain decoding."""
-        return not (self.branches or self.edits or self.bias or self.probes or self.combines)
+        return not (self.branches or self.edits or self.bias or self.probes or self.exits or self.combines)
 
     @property
     def is_stepwise(self) -> bool:
@@ -157,12 +160,22 @@ class Request:
         adapter: the model family.
         processor: the model's processor, or None if the caller gave none.
         scoring: True where given continuations are scored, False where text is generated.
+        spans: what the caller marked as context, as he gave it; see `models.spans.context_mask`.
     """
 
     inputs: Mapping[str, Any]
     adapter: Adapter
     processor: Any = None
     scoring: bool = False
+    spans: Any = None
+
+    def context_mask(self, who: str) -> Tensor:
+        """Which columns of `input_ids` hold the context, `[batch, length]` of bool.
+
+        Raises:
+            MissingContext: none was marked, or it is not in the prompt.
+        """
+        return context_mask(self.inputs, self.spans, self.processor, who)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,13 +184,15 @@ class Step:
 
     Attributes:
         index: 0 for the first generated token.
-        probes: layer -> attention of the base's last query row, `[batch, heads, keys]`.
+        probes: layer -> attention of the base's last query row, `[batch, heads, columns]`, from the prompt's first one.
         context: the plan's context.
+        exits: layer -> early logits of the base, `[batch, vocab]`.
     """
 
     index: int
     probes: Mapping[int, Tensor] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
+    exits: Mapping[int, Tensor] = field(default_factory=dict)
 
     def per_row(self, name: str, like: Tensor) -> Tensor:
         """A context tensor `[batch, ...]` with its rows repeated to those of `like` (beams, return sequences)."""

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from ..models.adapter import Adapter
 from ..models.attention import LayerState
 from .plan import Altered, Plan, Prompt, Reading, Refinement
+from .readings import base_probes
 from .rows import pad_left, positions_of
 from .runner import Runner, Stream
 from .stats import Stats
@@ -67,7 +68,8 @@ class Refiner:
         embeds = kwargs["inputs_embeds"]
         times = embeds.shape[0] // batch
         mask, image = (each.to(embeds.device) for each in (base.mask, base.image))
-        probes = self._probes(batch, times, width)
+        probes = base_probes(self._states, batch * times, width)
+        probes = {layer: reading[::times] for layer, reading in probes.items()}
         if self._readings is None:  # a refresh reads the base again, and not what other prompts said
             shadow = _shadow(cache, times, kwargs.get("position_ids"))
             self._readings = tuple(self._read(runner, prompt, shadow) for prompt in self._plan.readings)
@@ -81,15 +83,6 @@ class Refiner:
             for state in self._states.values():
                 state.probe, state.reading = False, None
         self._context(refinement.context)
-
-    def _probes(self, batch: int, times: int, width: int) -> dict[int, Tensor]:
-        """The base's last rows, one row a prompt; columns begin with those of its own prompt."""
-        found = {}
-        for layer, state in self._states.items():
-            if state.probe and state.reading is not None:
-                padding = state.image[0].shape[1] - width
-                found[layer] = state.reading[: batch * times : times, :, padding : state.seen]
-        return found
 
     def _read(self, runner: Runner, prompt: Mapping[str, Any], shadow: Cache | None) -> Reading:
         """The last row of another prompt, from the prefix it shares with the base's where that is possible."""

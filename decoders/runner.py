@@ -173,13 +173,13 @@ class Runner(ABC):
     def own_call(self) -> Iterator[None]:
         """Inside, the model is called by the runner and not by `generate()`; what probes read there is not kept."""
         before, self.busy = self.busy, True
-        readings = [(state, state.reading) for state in self.states.values()]
+        kept = [(state, state.reading, state.present, state.image, state.seen) for state in self.states.values()]
         try:
             with torch.no_grad():
                 yield
         finally:
             self.busy = before
-            for state, reading in readings:
+            for state, reading, state.present, state.image, state.seen in kept:
                 state.reading = reading if state.probe else None
 
     def embedded(self, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def score(
     candidates: Sequence[Candidate],
     *,
     processor: Any = None,
+    spans: Any = None,
     normalise: bool = True,
     branching: Branching = "auto",
 ) -> Tensor:
@@ -44,7 +45,7 @@ def score(
     included: a token that is cut has log-probability minus infinity.
 
     Args:
-        model, decoder, inputs, processor, branching: as for `attach`.
+        model, decoder, inputs, processor, spans, branching: as for `attach`.
         candidates: for each its token ids, end tokens included where they shall count; all of them the same for every
             prompt (`[[5, 2], [9, 2]]`), or a list of one for each prompt in place of a candidate.
         normalise: make the decoder's scores log-probabilities at each position; False adds them up as they are.
@@ -61,7 +62,7 @@ def score(
     strategy, adapter = as_strategy(decoder), adapter_for(model)
     if not len(candidates):
         raise InputsMismatch("There is no candidate to score.", "Give a list of lists of token ids.")
-    request = Request(dict(inputs), adapter, processor, scoring=True)
+    request = Request(dict(inputs), adapter, processor, True, spans)
     found = []
     for candidate in candidates:
         ids, lengths = _padded(candidate, inputs["input_ids"])

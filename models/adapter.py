@@ -91,6 +91,25 @@ class Adapter:
             )
         return [found[layer] for layer in sorted(found)]
 
+    def decoder_layers(self) -> list[nn.Module]:
+        """The layers of the decoder, first layer first.
+
+        Raises:
+            UnsupportedModel: the decoder keeps them elsewhere than transformers' decoders do.
+        """
+        layers = getattr(self.decoder, "layers", None)
+        if not isinstance(layers, nn.ModuleList) or len(layers) != self.layers:
+            raise UnsupportedModel(
+                f"{type(self.decoder).__name__} does not show its layers.", "Use a strategy without early exits."
+            )
+        return list(layers)
+
+    def early_logits(self, hidden: Tensor) -> Tensor:
+        """What the model's own head makes of a hidden state `[..., hidden]` between layers, without the final norm."""
+        logits = self.owner.get_output_embeddings()(hidden)
+        cap = getattr(self.decoder.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
     @property
     def vision_tower(self) -> PreTrainedModel:
         """The module that encodes images.

@@ -43,6 +43,10 @@ class MissingProcessor(SightlineError, ValueError):
     """The strategy needs the model's processor to tokenise text of its own."""
 
 
+class MissingContext(SightlineError, ValueError):
+    """A strategy needs to know which part of the prompt is context."""
+
+
 class MissingChatTemplate(SightlineError, ValueError):
     """The processor has no chat template, so a strategy cannot make a prompt of its own."""
 

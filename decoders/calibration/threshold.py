@@ -173,7 +173,8 @@ def listen(
 ) -> Float[Tensor, " tokens"]:
     """D of every token of greedy answers, the end token included, row after row; on the CPU."""
     listening = _Listening(decoder)
-    settings, run = plain_greedy(adapter.owner, max_new_tokens), adapter.model.generate
+    settings = plain_greedy(adapter.owner, max_new_tokens)
+    run: Any = adapter.model.generate
     with Attachment(adapter, listening, Request(dict(inputs), adapter, processor)) as attachment:
         made = run(**inputs, logits_processor=[attachment], generation_config=settings)
     heard = torch.stack(listening.heard, dim=1).double().cpu()

@@ -131,7 +131,7 @@ def made_call(mask, heads=4, groups=2):
 
 def written_out(call, rule, seen, positions):
     """The edited map by its definition, and what it gives."""
-    rows, heads, columns, dim = call.query.shape
+    rows, heads, _, dim = call.query.shape
     key, value = (each[:, :, : seen.shape[-1]].repeat_interleave(2, dim=1) for each in (call.key, call.value))
     seen = seen[:, None]
     plain = (call.query @ key.mT / dim**0.5).masked_fill(~seen, -torch.inf).softmax(-1).nan_to_num(nan=0.0)
