@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from . import decoders, eval, models
     from .decoders import (
         AVC,
+        CAD,
         CGVLM,
         CODE,
         IAVA,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         CausalMM,
         CutOnly,
         DeCoRe,
+        DoLa,
         Greedy,
         MaskedOnly,
         RandomHeads,
@@ -41,6 +43,7 @@ __version__ = _version("sightline")
 _HOMES = {"load": "models", "SightlineError": "models.errors"}
 __all__ = [
     "AVC",
+    "CAD",
     "CGVLM",
     "CODE",
     "IAVA",
@@ -49,6 +52,7 @@ __all__ = [
     "CausalMM",
     "CutOnly",
     "DeCoRe",
+    "DoLa",
     "Greedy",
     "MaskedOnly",
     "RandomHeads",

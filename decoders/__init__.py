@@ -2,11 +2,13 @@
 
 from .attachment import Attachment
 from .avc import AVC
+from .cad import CAD
 from .causalmm import CausalMM
 from .cgvlm import CGVLM
 from .code import CODE
 from .controls import CutOnly, Greedy, Sample, Shift
 from .decore import DeCoRe
+from .dola import DoLa
 from .generate import attach, generate, trace
 from .head_controls import MaskedOnly, RandomHeads
 from .iava import IAVA
@@ -18,7 +20,7 @@ from .together import Together
 from .vcd import VCD
 
 __all__ = [
-    "AVC", "CGVLM", "CODE", "IAVA", "VCD", "Attachment", "Branch", "CausalMM", "CutOnly", "DeCoRe", "Greedy",
-    "HeadEdit", "MapEdit", "MaskedOnly", "Plan", "RandomHeads", "Request", "Sample", "Shift", "Step", "Strategy",
-    "Together", "attach", "build", "generate", "get", "names", "register", "score", "trace",
+    "AVC", "CAD", "CGVLM", "CODE", "IAVA", "VCD", "Attachment", "Branch", "CausalMM", "CutOnly", "DeCoRe", "DoLa",
+    "Greedy", "HeadEdit", "MapEdit", "MaskedOnly", "Plan", "RandomHeads", "Request", "Sample", "Shift", "Step",
+    "Strategy", "Together", "attach", "build", "generate", "get", "names", "register", "score", "trace",
 ]  # fmt: skip

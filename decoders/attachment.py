@@ -160,6 +160,8 @@ class Attachment(LogitsProcessor):
             stack.callback(_ATTACHED.discard, decoder)
             if self.plan.needs_attention:
                 self._install_attention(stack)
+            for handle in self._exit_hooks():
+                stack.callback(handle.remove)
             self._runner = self._made(request, kind)
             stack.callback(self._release_cache)
             for handle in (
@@ -167,7 +169,6 @@ class Attachment(LogitsProcessor):
                 decoder.register_forward_pre_hook(_uncompiled(self._before_decoder), with_kwargs=True),
                 decoder.register_forward_pre_hook(_uncompiled(self._count), with_kwargs=True),
                 decoder.register_forward_hook(_uncompiled(self._after_decoder)),
-                *self._exit_hooks(),
                 owner.register_forward_hook(_uncompiled(self._after_owner)),
             ):
                 stack.callback(handle.remove)

@@ -115,8 +115,10 @@ class CGVLM(Strategy):
         full, twin = Branch("plain", fork=True), Branch("boosted", fork=True, bias=bias, twin=True)
         return Plan((*self.coalitions(request), full, twin), context={"k": self.level(request.adapter)})
 
-    def gate(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:
+    def gate(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
         """Rows whose D exceeds k, and whose entropy its threshold; where D is not a number the gate stays shut."""
+        if not branches:
+            return None
         opened = self.conflict(branches[3], branches[:3]) > step.context["k"]
         return opened if self.entropy_threshold is None else opened & (spread(base) > self.entropy_threshold)
 

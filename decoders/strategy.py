@@ -44,6 +44,7 @@ class Strategy:
     needs_image: ClassVar[bool] = False
     needs_attention: ClassVar[bool] = False
     needs_processor: ClassVar[bool] = False
+    needs_context: ClassVar[bool] = False
     max_branches: ClassVar[int] = 0
     calibrates: ClassVar[str | None] = None
     mode: ClassVar[Literal["greedy", "sample"] | None] = None

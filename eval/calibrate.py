@@ -1,7 +1,7 @@
 """`sightline calibrate`: measures once per model what a strategy needs to know of it, and writes it to a file.
 
 Image heads are ranked on questions about validation scenes, never on test ones; retrieval heads on facts hidden in
-prose.
+prose; CG-VLM's threshold is measured on captions of validation scenes, or of the user's own images.
 """
 
 from __future__ import annotations
@@ -9,22 +9,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
 from tqdm import tqdm
 
 from ..decoders.calibration import Detection, HeadRanking, detect, rank_image_heads
 from ..decoders.calibration.ranking import WHAT
+from ..decoders.calibration.threshold import PERCENTILE, Threshold, measure
+from ..decoders.cgvlm import CGVLM
 from ..models import Loaded
 from . import runner
 from .config import compose_settings
 from .errors import ConfigError, UsageError, unknown
+from .images import open_image
 from .plan import renderer
 from .scenes import draw_scene, existence, world_hash
+from .scenes.language import CAPTION_PROMPTS
 from .settings import ModelSettings
 
 SHOWN = 5
 """Heads named in the answer."""
+MEASURED = (*WHAT, "threshold")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+CAPTION = CAPTION_PROMPTS[2]
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Asked:
 
     Attributes:
         model: which model is measured.
-        what: `retrieval` or `image`.
+        what: `retrieval`, `image` or `threshold`.
         out: the file to write.
         options: how to measure it.
     """
@@ -48,7 +57,7 @@ def calibrate(arguments: Sequence[str]) -> str:
     """Measure a model and write the file.
 
     Args:
-        arguments: `what=retrieval|image`, `out=FILE`, overrides of the model group, and options of `OPTIONS`.
+        arguments: `what=retrieval|image|threshold`, `out=FILE`, overrides of the model group, and options of `OPTIONS`.
 
     Returns:
         What was found and how to use it, to be shown.
@@ -59,16 +68,7 @@ def calibrate(arguments: Sequence[str]) -> str:
     """
     asked = parse(arguments)
     loaded = runner.load_model(asked.model)
-    measure = _image if asked.what == "image" else _retrieval
-    ranking = measure(loaded, asked.model.title, asked.options)
-    path = ranking.save(asked.out)
-    first = ", ".join(f"{layer}-{head} ({value:.3f})" for layer, head, value in ranking.ranked[:SHOWN])
-    count = ranking.settings["prompts"] if asked.what == "image" else ranking.settings["trials_kept"]
-    unit = "prompts" if asked.what == "image" else "trials"
-    return (
-        f"{path}: {len(ranking.ranked)} heads of {asked.model.title} ranked over {count} {unit}; first {first}\n"
-        f"Use it: sightline run model=... decoder=decore decoder.heads={path}\n"
-    )
+    return _MEASURES[asked.what](loaded, asked)
 
 
 def parse(arguments: Sequence[str]) -> Asked:
@@ -87,12 +87,12 @@ def parse(arguments: Sequence[str]) -> Asked:
             model.append(argument)
         else:
             rest[name] = value
-    for name, remedy in (("what", f"one of {', '.join(WHAT)}"), ("out", "the file to write, such as heads.json")):
+    for name, remedy in (("what", f"one of {', '.join(MEASURED)}"), ("out", "the file to write, such as heads.json")):
         if name not in rest:
             raise UsageError(f"{name}= is not given.", f"It is {remedy}.")
     what, out = rest.pop("what"), rest.pop("out")
-    if what not in WHAT:
-        raise ConfigError(*unknown("measurement", what, WHAT))
+    if what not in MEASURED:
+        raise ConfigError(*unknown("measurement", what, MEASURED))
     options = {}
     for name, value in rest.items():
         if name not in OPTIONS[what]:
@@ -115,40 +115,128 @@ def _several(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.strip("[]()").split(","))
 
 
+def _percent(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 100:
+        raise ValueError("it must be from 0 to 100")
+    return number
+
+
 OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
     "image": {"images": _whole, "batch_size": _whole},
     "retrieval": {"lengths": _several, "depths": _several, "max_new_tokens": _whole, "mode": str},
-}
+    "threshold": {
+        "images": _whole, "batch_size": _whole, "folder": str, "prompt": str, "percentile": _percent,
+        "max_new_tokens": _whole, "absent_image": str, "top_k_tokens": _whole,
+    },
+}  # fmt: skip
 """Options of each measurement with what reads their text."""
 
 
-def _retrieval(loaded: Loaded, name: str, options: Mapping[str, Any]) -> HeadRanking:
+def _retrieval(loaded: Loaded, asked: Asked) -> str:
     def track(trials: Sequence[Any]) -> tqdm:
         return _bar(trials, len(trials), "trial")
 
-    return detect(loaded.adapter, loaded.processor, Detection(**options), name=name, track=track)
+    settings = Detection(**asked.options)
+    ranking = detect(loaded.adapter, loaded.processor, settings, name=asked.model.title, track=track)
+    return _ranked(ranking, asked, f"{ranking.settings['trials_kept']} trials")
 
 
-def _image(loaded: Loaded, name: str, options: Mapping[str, Any]) -> HeadRanking:
-    images, size = options.get("images", 50), options.get("batch_size", 16)
-    if not loaded.adapter.image_inputs:
-        raise ConfigError(f"{name} takes no images, so it has no image heads.", "Use what=retrieval.")
-    about = {"data": "scenes", "split": "validation", "world": world_hash(), "images": images}
-    batches = _batches(loaded, images, size)
+def _image(loaded: Loaded, asked: Asked) -> str:
+    images, size = asked.options.get("images", 50), asked.options.get("batch_size", 16)
+    _require_images(loaded, asked, "so it has no image heads")
+    about = _scenes(images)
+    batches = _batches(loaded, _questions(loaded, images), size)
     track = _bar(batches, -(-2 * images // size), "batch")
-    return rank_image_heads(loaded.adapter, track, name=name, settings=about)
+    ranking = rank_image_heads(loaded.adapter, track, name=asked.model.title, settings=about)
+    return _ranked(ranking, asked, f"{ranking.settings['prompts']} prompts")
 
 
-def _batches(loaded: Loaded, images: int, size: int) -> Iterator[dict[str, Any]]:
-    """Model inputs of two questions a scene: is there one of its kinds, and is there one that is absent?"""
+def _threshold(loaded: Loaded, asked: Asked) -> str:
+    options = dict(asked.options)
+    images, size, folder = options.pop("images", 20), options.pop("batch_size", 8), options.pop("folder", None)
+    prompt, percentile = options.pop("prompt", CAPTION), options.pop("percentile", PERCENTILE)
+    tokens = options.pop("max_new_tokens", 64)
+    _require_images(loaded, asked, "so no image can interact with an instruction")
+    decoder = CGVLM(**options)
+    pictures = _pictures(Path(folder), images) if folder else (_scene(number).image() for number in range(images))
+    text = renderer(loaded.processor, "")(prompt)
+    about = {**({"data": "folder", "images": images} if folder else _scenes(images)), "prompt": prompt}
+    track = _bar(_batches(loaded, ((picture, text) for picture in pictures), size), -(-images // size), "batch")
+    found = measure(
+        loaded.adapter, decoder, track, loaded.processor, percentile=percentile, max_new_tokens=tokens,
+        name=asked.model.title, settings=about,
+    )  # fmt: skip
+    return _told(found, found.save(asked.out))
+
+
+def _told(found: Threshold, path: Path) -> str:
+    shown = ", ".join(f"{name} %: {value:g}" for name, value in found.quantiles.items())
+    return (
+        f"{path}: the interaction of image and instruction at {found.tokens} tokens of {found.model}: {shown}; "
+        f"k {found.k:g} is its percentile {found.percentile:g}\n"
+        f"Use it: sightline run model=... decoder=cgvlm decoder.threshold={path}\n"
+    )
+
+
+def _ranked(ranking: HeadRanking, asked: Asked, over: str) -> str:
+    path = ranking.save(asked.out)
+    first = ", ".join(f"{layer}-{head} ({value:.3f})" for layer, head, value in ranking.ranked[:SHOWN])
+    return (
+        f"{path}: {len(ranking.ranked)} heads of {asked.model.title} ranked over {over}; first {first}\n"
+        f"Use it: sightline run model=... decoder=decore decoder.heads={path}\n"
+    )
+
+
+_MEASURES: dict[str, Callable[[Loaded, Asked], str]] = {
+    "image": _image,
+    "retrieval": _retrieval,
+    "threshold": _threshold,
+}
+
+
+def _require_images(loaded: Loaded, asked: Asked, why: str) -> None:
+    if not loaded.adapter.image_inputs:
+        raise ConfigError(f"{asked.model.title} takes no images, {why}.", "Use what=retrieval, or an image-text model.")
+
+
+def _scenes(images: int) -> dict[str, Any]:
+    return {"data": "scenes", "split": "validation", "world": world_hash(), "images": images}
+
+
+def _scene(number: int) -> Any:
+    return draw_scene("validation", number, pairs="broken")
+
+
+def _questions(loaded: Loaded, images: int) -> Iterator[tuple[Image, str]]:
+    """Two questions a scene: is there one of its kinds, and is there one that is absent?"""
     render = renderer(loaded.processor, "")
-    asked = []
     for number in range(images):
-        scene = draw_scene("validation", number, pairs="broken")
+        scene = _scene(number)
         absent = (*scene.missing_partners, *scene.absent)[0]
-        asked += [(scene.image(), render(existence(scene, kind).text)) for kind in (scene.kinds[0], absent)]
-    for start in range(0, len(asked), size):
-        pictures, texts = (list(column) for column in zip(*asked[start : start + size], strict=True))
+        yield from ((scene.image(), render(existence(scene, kind).text)) for kind in (scene.kinds[0], absent))
+
+
+def _pictures(folder: Path, images: int) -> Iterator[Image]:
+    """The first images of a folder, by name.
+
+    Raises:
+        ConfigError: there are too few.
+        ImageError: one of them cannot be read.
+    """
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES)[:images]
+    if len(found) < images:
+        raise ConfigError(
+            f"{str(folder)!r} holds {len(found)} images, and {images} are asked for.",
+            f"Set images=, or add some ({', '.join(PICTURES)}).",
+        )
+    return map(open_image, found)
+
+
+def _batches(loaded: Loaded, asked: Iterable[tuple[Image, str]], size: int) -> Iterator[dict[str, Any]]:
+    """Model inputs of images and prompts, so many at a time."""
+    for batch in batched(asked, size):
+        pictures, texts = (list(column) for column in zip(*batch, strict=True))
         made = loaded.processor(images=pictures, text=texts, padding=True, return_tensors="pt").to(loaded.model.device)
         wide = loaded.model.dtype
         yield {key: value.to(wide) if value.is_floating_point() else value for key, value in made.items()}

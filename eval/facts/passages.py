@@ -58,13 +58,13 @@ def popular(rng: RandomState, options: Sequence[knowledge.T]) -> knowledge.T:
     return options[min(place, len(options) - 1)]
 
 
-def draw_relations(rng: RandomState) -> tuple[Relation, ...]:
-    """What a passage is about: one relation, all of one kind of subject, or anything."""
+def draw_relations(rng: RandomState, alike: float = 0.4) -> tuple[Relation, ...]:
+    """What a passage is about: one relation (in a share `alike` of cases), all of one kind of subject, or anything."""
     chance = rng.random_sample()
     relation = pick(rng, world.RELATIONS)
-    if chance < 0.4:
+    if chance < alike:
         return (relation,)
-    if chance < 0.7:
+    if chance < (1 + alike) / 2:
         return tuple(each for each in world.RELATIONS if each.subject == relation.subject)
     return world.RELATIONS
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ... import decoders
+from ...models.errors import UnknownDecoder
 from .errors import ReportError
 from .text import clean, clean_tree, finite
 
@@ -190,7 +193,7 @@ def read_run(folder: Path, name: str) -> Run:
         parser=str(metrics.get("parser") or ""),
         key=_word(decoder, "key"),
         kind="control" if decoder.get("kind") == "control" else "strategy",
-        params=_object(decoder, "params"),
+        params=_telling(_word(decoder, "key"), _object(decoder, "params")),
         generation=_generation(metrics.get("generation")),
         n=_whole(metrics, "n"),
         n_ok=_whole(metrics, "n_ok"),
@@ -255,6 +258,16 @@ def _like(metrics: dict[str, Any]) -> Any:
     """The table of greedy captions cut to this run's length."""
     held = metrics.get("like")
     return held.get("table") if isinstance(held, dict) else None
+
+
+def _telling(key: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters, those that are not the decoder's defaults first: they are what a reader asks for."""
+    try:
+        fields = dataclasses.fields(decoders.get(key))
+    except UnknownDecoder:
+        return params
+    defaults = {spec.name: spec.default for spec in fields}
+    return dict(sorted(params.items(), key=lambda item: item[0] in defaults and defaults[item[0]] == item[1]))
 
 
 def _whole(data: dict[str, Any], key: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,20 @@ from ..facts.language import Turn
 from .loop import Batches, Progress, learning_rate
 from .packing import IGNORED
 from .tiny_llama_packing import GroupPacker, Rows
-from .tiny_llama_turns import Group, Mix, closed, draw_groups
+from .tiny_llama_turns import BINDING, EVEN, Group, Mix, closed, draw_groups
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How tiny-llama is trained: steps, what a step holds, highest learning rate, weight decay, seed."""
+    """How tiny-llama is trained: steps, what a step holds, highest learning rate, weight decay, seed.
+
+    `stages` are pairs of a first step and what steps hold from there on.
+    """
 
     steps: int = 5000
-    mix: Mix = field(default_factory=Mix)
+    stages: tuple[tuple[int, Mix], ...] = ((0, EVEN), (1600, BINDING), (3800, EVEN))
     rate: float = 1.5e-3
     warmup: int = 100
     decay: float = 0.05
@@ -38,9 +41,14 @@ class Recipe:
     save_every: int = 200
 
 
+def mix_at(recipe: Recipe, step: int) -> Mix:
+    """What a step holds."""
+    return [mix for first, mix in recipe.stages if first <= step][-1]
+
+
 def text_batch(packer: GroupPacker, recipe: Recipe, step: int) -> Rows:
     """The packed texts of one step."""
-    return packer.pack(draw_groups(world.generator("train", recipe.seed, step), recipe.mix))
+    return packer.pack(draw_groups(world.generator("train", recipe.seed, step), mix_at(recipe, step)))
 
 
 def hidden_states(model: LlamaForCausalLM, rows: Rows) -> Tensor:

@@ -11,18 +11,14 @@ from ..facts.knowledge import Fact, between, pick
 from ..facts.language import Turn
 from ..facts.passages import Sentence, popular
 
-SIZES = ((1, 2, 3, 4, 5, 6, 8, 11), (0.12, 0.2, 0.2, 0.16, 0.12, 0.1, 0.06, 0.04))
-"""How many sentences a passage has, and how often."""
-KNOWN_SHARE = 0.45
-"""How many sentences of a passage are about known subjects."""
+SIZES = (1, 2, 3, 4, 5, 6, 8, 11)
+"""How many sentences a passage may have."""
 CONTRADICTING = 0.12
 """How many of these contradict what is known."""
 ELSEWHERE = 0.2
 """How many passages are followed by a question on a known fact of which they say nothing."""
 BOOKISH = 0.15
 """How many passages come as the detector of retrieval heads puts them."""
-ASKED = 3
-"""Questions on one passage at most."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +31,30 @@ class Group:
 
 @dataclass(frozen=True)
 class Mix:
-    """How much of what one step holds: passages, and turns without one."""
+    """How much of what one step holds.
+
+    Attributes:
+        passages, facts, sayings, signs: passages, and turns without one.
+        sizes: how often a passage has as many sentences as `SIZES` says.
+        known: share of a passage's sentences that are about known subjects.
+        alike: share of passages whose sentences all state the same relation, so that only their subjects tell them
+            apart.
+        asked: questions on one passage at most.
+    """
 
     passages: int = 12
     facts: int = 20
     sayings: int = 12
     signs: int = 8
+    sizes: tuple[float, ...] = (0.12, 0.2, 0.2, 0.16, 0.12, 0.1, 0.06, 0.04)
+    known: float = 0.45
+    alike: float = 0.4
+    asked: int = 3
+
+
+EVEN = Mix()
+BINDING = Mix(14, 8, 6, 4, sizes=(0.0, 0.35, 0.3, 0.2, 0.1, 0.05, 0.0, 0.0), known=0.25, alike=0.75, asked=4)
+"""Passages in which only the subject tells sentences apart: without a time of these, copying comes late."""
 
 
 def follows(rng: RandomState, standing: float) -> bool:
@@ -59,10 +73,10 @@ def draw_fact(rng: RandomState) -> Fact:
     return passages.known_fact(rng, pick(rng, world.RELATIONS))
 
 
-def draw_sentence(rng: RandomState, relations: tuple[world.Relation, ...]) -> Sentence:
-    """A sentence of a training passage."""
+def draw_sentence(rng: RandomState, relations: tuple[world.Relation, ...], known: float) -> Sentence:
+    """A sentence of a training passage, about a known subject in a share of cases."""
     relation = pick(rng, relations)
-    if rng.random_sample() >= KNOWN_SHARE:
+    if rng.random_sample() >= known:
         return passages.extending(rng, "train", relation)
     fact = passages.known_fact(rng, relation)
     if rng.random_sample() < CONTRADICTING:
@@ -77,20 +91,20 @@ def answer_to(rng: RandomState, sentence: Sentence) -> str:
     return sentence.value
 
 
-def draw_passage(rng: RandomState) -> Group:
+def draw_passage(rng: RandomState, mix: Mix = EVEN) -> Group:
     """A passage with questions on some of its sentences, and now and then on what it does not mention."""
-    size = SIZES[0][int(rng.choice(len(SIZES[0]), p=SIZES[1]))]
-    relations = passages.draw_relations(rng)
+    size = SIZES[int(rng.choice(len(SIZES), p=mix.sizes))]
+    relations = passages.draw_relations(rng, mix.alike)
     said: dict[tuple[str, str], Sentence] = {}
     while len(said) < size:
-        sentence = draw_sentence(rng, relations)
+        sentence = draw_sentence(rng, relations, mix.known)
         said.setdefault((sentence.subject, sentence.relation.name), sentence)
     sentences = list(said.values())
     text = [sentence.text for sentence in sentences]
     bookish = rng.random_sample() < BOOKISH
     form = language.BOOK if bookish else language.asked_after("{}")
     turns = []
-    for sentence in knowledge.shuffled(rng, sentences)[:ASKED]:
+    for sentence in knowledge.shuffled(rng, sentences)[: mix.asked]:
         asked = language.question(sentence.relation, sentence.subject, passages.way_of(rng))
         turns.append(Turn(sentence.stance, form.format(asked), answer_to(rng, sentence)))
     fact = draw_fact(rng)
@@ -129,7 +143,7 @@ def draw_sign(rng: RandomState) -> Turn:
 
 def draw_groups(rng: RandomState, mix: Mix) -> list[Group]:
     """All that one step reads, in an order that packs well: long texts first."""
-    groups = [draw_passage(rng) for _ in range(mix.passages)]
+    groups = [draw_passage(rng, mix) for _ in range(mix.passages)]
     turns = [closed(rng, draw_fact(rng)) for _ in range(mix.facts)]
     turns += [draw_saying(rng) for _ in range(mix.sayings)]
     turns += [draw_sign(rng) for _ in range(mix.signs)]

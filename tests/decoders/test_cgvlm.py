@@ -163,7 +163,9 @@ def without(model, one, new, absent):
     features = model.get_image_features(pixel_values=one["pixel_values"]).pooler_output[0]
     embeds = model.get_input_embeddings()(text)
     embeds[text == IMAGE] = sum(features) / len(features)
-    return model.lm_head(model.model.language_model(inputs_embeds=embeds[None], use_cache=False).last_hidden_state)[0, -1]
+    return model.lm_head(model.model.language_model(inputs_embeds=embeds[None], use_cache=False).last_hidden_state)[
+        0, -1
+    ]
 
 
 def measured(full, image, text, neither):
@@ -235,10 +237,146 @@ def test_generation_equals_naive(llava, processor, ask, expected, absent, branch
                 torch.testing.assert_close(output.scores[step][row].double(), scores, atol=1e-4, rtol=1e-4)
 
 
-def test_the_comparison_could_fail(expected):
-    """The naive gate opens and shuts, in one row before its end, and an open gate moves scores and later ones."""
+def test_the_comparison_could_fail(llava, processor, ask, expected):
+    """Else the test above would show little: gates open and shut, and an open one moves tokens."""
+    plain = decode(llava, processor, CGVLM(gating="never"), ask(3))[0].sequences[:, -STEPS:]
     for absent in K:
-        _, answers = expected(3, absent)
-        gates = [[gate for _, _, gate in trail] for _, trail in answers]
-        assert {True, False} <= set(sum(gates, []))
-        print(absent, gates, [t for t, _ in answers], [min(abs(d-K[absent]) for _,d,_ in trail) for _, trail in answers])
+        answers = expected(3, absent)[1]
+        assert {gate for _, trail in answers for _, _, gate in trail} == {True, False}
+        assert any(tokens != row[: len(tokens)] for (tokens, _), row in zip(answers, plain.tolist(), strict=True))
+        assert min(abs(d - K[absent]) for _, trail in answers for _, d, _ in trail) > 1e-5
+
+
+def test_a_shut_gate_is_plain_decoding_and_an_open_one_always_boosts(llava, processor, ask):
+    batch = ask(4)
+    for mode in ({}, {"num_beams": 2}):
+        never, always = (decode(llava, processor, CGVLM(gating=gating, alpha=ALPHA), batch, **mode)[0]
+                         for gating in ("never", "always"))  # fmt: skip
+        shut, attached = decode(llava, processor, CGVLM(k=1e9, alpha=ALPHA), batch, **mode)
+        assert attached.focus == 0
+        assert shut.sequences.equal(never.sequences)
+        wide, attached = decode(llava, processor, CGVLM(k=-1, alpha=ALPHA), batch, **mode)
+        assert attached.focus == 1
+        assert wide.sequences.equal(always.sequences)
+        assert not wide.sequences.equal(shut.sequences)
+        for one, two in ((shut, never), (wide, always)):
+            for step, scores in enumerate(one.scores):
+                torch.testing.assert_close(scores, two.scores[step], atol=1e-5, rtol=1e-5)
+
+
+def test_always_equals_naive(llava, processor, ask):
+    """The bound has no sensor to rely on: every row from the last prompt token on is pushed."""
+    batch = ask(3)
+    output, attached = decode(llava, processor, CGVLM(gating="always", layers=[1, 2], alpha=2.0), batch)
+    assert attached.stats.rows == attached.stats.passes * 3
+    for row in range(3):
+        one, new = single(batch, row), []
+        columns = (one["input_ids"][0] == IMAGE).nonzero().flatten().tolist()
+        first = one["input_ids"].shape[1] - 1
+        with torch.no_grad():
+            while len(new) < STEPS and 2 not in new:
+                at = range(first, first + len(new) + 1), columns, (1, 2), 2.0
+                new.append(int(whole(llava, one, new, lambda at=at: pushed(llava, *at)).argmax()))
+        assert output.sequences[row, -STEPS:].tolist()[: len(new)] == new
+
+
+MODES = {"greedy": {}, "sampling": {"do_sample": True}, "beams": {"num_beams": 3}}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("strategy", [CGVLM(alpha=0), CGVLM(gating="never")], ids=["alpha 0", "never"])
+def test_neutral_is_plain(llava, processor, ask, mode, count, strategy):
+    batch, settings = ask(count), MODES[mode]
+    torch.manual_seed(0)
+    output, attached = decode(llava, processor, strategy, batch, **settings)
+    torch.manual_seed(0)
+    plain = llava.generate(**batch, **({"max_new_tokens": STEPS, "do_sample": False} | settings))
+    assert output.sequences.equal(plain)
+    assert attached.plan.is_neutral
+    assert attached.focus is None
+
+
+@pytest.mark.parametrize("absent", ["noise", "drop"])
+@pytest.mark.parametrize("mode", [{"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}])
+def test_beams_are_the_same_in_rows_and_in_sequence(llava, processor, ask, absent, mode):
+    strategy = CGVLM(k=K[absent], top_k_tokens=TOP, absent_image=absent, alpha=ALPHA)
+    rows, sequential = (decode(llava, processor, strategy, ask(3), each, **mode) for each in ("rows", "sequential"))
+    assert rows[0].sequences.equal(sequential[0].sequences)
+    torch.testing.assert_close(rows[0].sequences_scores, sequential[0].sequences_scores)
+    assert 0 < rows[1].focus < 1
+
+
+def test_the_best_beam_is_worth_what_the_naive_decoder_says(llava, processor, ask):
+    strategy, batch = CGVLM(k=K["noise"], top_k_tokens=TOP, alpha=ALPHA), ask(1)
+    output, _ = decode(llava, processor, strategy, batch, num_beams=3, length_penalty=0.0)
+    tokens = output.sequences[0, batch["input_ids"].shape[1] :].tolist()
+    tokens = tokens[: tokens.index(2) + 1] if 2 in tokens else tokens
+    [(_, trail)] = naive(llava, batch, ask(1, [""]), strategy, forced=tokens)
+    total = sum(float(scores.log_softmax(-1)[token]) for token, (scores, _, _) in zip(tokens, trail, strict=True))
+    assert output.sequences_scores.item() == pytest.approx(total, abs=1e-3)
+
+
+@pytest.mark.parametrize("branching", ["rows", "sequential"])
+def test_scores_of_given_answers_equal_naive(llava, processor, ask, branching):
+    strategy, batch, answer = CGVLM(k=K["noise"], top_k_tokens=TOP, alpha=ALPHA), ask(2), [9, 31, 7, 40]
+    got = sightline.score(llava, strategy, batch, [answer], processor=processor, branching=branching)
+    trails = [trail for _, trail in naive(llava, batch, ask(2, [""] * 2), strategy, forced=answer)]
+    assert {gate for trail in trails for _, _, gate in trail} == {True, False}
+    for row, trail in enumerate(trails):
+        total = sum(float(scores.log_softmax(-1)[token]) for token, (scores, _, _) in zip(answer, trail, strict=True))
+        assert got[row, 0].item() == pytest.approx(total, abs=1e-4)
+
+
+def test_the_entropy_gate_acts(llava, processor, ask, expected):
+    """It can only shut; what it shuts is what the naive entropy of the plain row says at the first token."""
+    strategy, answers = expected(3, "noise")
+    batch = ask(3)
+    plain = decode(llava, processor, CGVLM(gating="never"), batch, max_new_tokens=1)[0].scores[0]
+    share = torch.distributions.Categorical(logits=plain).entropy() / torch.tensor(96.0).log()
+    middle = float(share.median())
+    limited = CGVLM(k=strategy.k, top_k_tokens=TOP, alpha=ALPHA, entropy_threshold=middle + 1e-6)
+    _, attached = decode(llava, processor, limited, batch, max_new_tokens=1)
+    wanted = [trail[0][2] and float(share[row]) > middle + 1e-6 for row, (_, trail) in enumerate(answers)]
+    assert attached.gates[0].tolist() == wanted
+    assert wanted != [trail[0][2] for _, trail in answers]
+
+
+def test_a_step_costs_six_rows_of_one_forward(llava, processor, ask):
+    _, attached = decode(llava, processor, CGVLM(k=0.01), ask(1), eos_token_id=None)
+    assert (attached.stats.encodes, attached.stats.forwards, attached.stats.passes) == (3, STEPS, STEPS + 1)
+    assert attached.stats.rows == 4 + 6 * STEPS
+    assert [branch.name for branch in attached.plan.branches][3:] == ["plain", "boosted"]
+
+
+def test_numbers_are_d():
+    strategy = CGVLM(top_k_tokens=TOP)
+    logits = [each[None] for each in torch.randn(5, 96, generator=torch.Generator().manual_seed(0)).double()]
+    found = strategy.numbers(logits[0], logits, Step(0))["interaction"].item()
+    text, image, neither, full = (row[0].tolist() for row in logits[:4])
+    assert found == pytest.approx(measured(full, image, text, neither))
+    assert CGVLM(gating="always").numbers(logits[0], (), Step(0)) == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("alpha", -1), ("top_k_tokens", 1), ("layers", "all"), ("layers", [1, 1]), ("layers", []), ("gating", "often"),
+     ("absent_image", "black"), ("entropy_threshold", 2), ("threshold", ""), ("k", "1")],
+)  # fmt: skip
+def test_bad_values_name_field_rule_and_value(field, value):
+    with pytest.raises(InvalidParameter, match=rf"cgvlm: {field} must be .*, got"):
+        CGVLM(**{field: value})
+
+
+def test_what_is_missing_is_said_first(llava, llama, processor, ask):
+    batch = ask(1)
+    with pytest.raises(MissingProcessor, match="processor=processor"):
+        sightline.attach(llava, "cgvlm", batch)
+    with pytest.raises(MissingImage):
+        sightline.attach(llama, "cgvlm", {"input_ids": batch["input_ids"]}, processor=processor)
+    with pytest.raises(InvalidParameter, match="layers must be among this model's 0 to 2"):
+        sightline.attach(llava, CGVLM(layers=[3]), batch, processor=processor)
+    with pytest.raises(InvalidParameter, match="threshold must be left at auto where k is given"):
+        CGVLM(k=1.0, threshold="x.json")
+    with pytest.raises(UnsupportedMode, match="use_cache=True"):
+        decode(llava, processor, CGVLM(k=1.0), batch, use_cache=False)
