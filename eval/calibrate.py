@@ -7,8 +7,9 @@ prose; CG-VLM's threshold is measured on captions of validation scenes, or of th
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,8 @@ def _pictures(folder: Path, images: int) -> Iterator[Image]:
 
 def _batches(loaded: Loaded, asked: Iterable[tuple[Image, str]], size: int) -> Iterator[dict[str, Any]]:
     """Model inputs of images and prompts, so many at a time."""
-    for batch in batched(asked, size):
+    remaining = iter(asked)
+    while batch := list(islice(remaining, size)):
         pictures, texts = (list(column) for column in zip(*batch, strict=True))
         made = loaded.processor(images=pictures, text=texts, padding=True, return_tensors="pt").to(loaded.model.device)
         wide = loaded.model.dtype

@@ -175,13 +175,15 @@ def tune(arguments: Sequence[str]) -> int:
 
 
 def calibrate(arguments: Sequence[str]) -> int:
-    """`sightline calibrate model=NAME what=retrieval|image out=FILE [OPTION=VALUE...]`"""
+    """`sightline calibrate model=NAME what=retrieval|image|threshold out=FILE [OPTION=VALUE...]`"""
     parser = _parser("calibrate", "Measure once what decoders need to know of a model, and write it to a file.")
     parser.add_argument("settings", nargs="+", metavar="NAME=VALUE", help="model=, what=, out= and options")
     parser.epilog = (
         "what=image      images=50 batch_size=16: heads that look at the image, over validation scenes\n"
         "what=retrieval  lengths=1000,2000,4000 depths=0,25,50,75,100 max_new_tokens=50 mode=generated|forced:\n"
         "                heads that copy from the context\n"
+        "what=threshold  images=20 folder=FOLDER prompt=TEXT percentile=70 max_new_tokens=64 absent_image=noise\n"
+        "                top_k_tokens=50 batch_size=8: cgvlm's k, over captions of validation scenes or a folder\n"
     )
     given = parser.parse_args(list(arguments))
     sys.stdout.write(importlib.import_module(".calibrate", __package__).calibrate(given.settings))
