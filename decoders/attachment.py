@@ -70,7 +70,7 @@ class Attachment(LogitsProcessor):
         self.stats = Stats()
         self.uncut: Tensor | None = None
         self.gates: list[Tensor] = []
-        plan = strategy.prepare(request)
+        plan = self._prepared(request, adapter)
         self.plan: Plan = traced(plan, adapter, request.inputs) if trace else plan
         self.tracer = Tracer(*request.inputs["input_ids"].shape, end=adapter.end_tokens) if trace else None
         self._adapter = adapter
@@ -149,12 +149,20 @@ class Attachment(LogitsProcessor):
             self.tracer.chose(input_ids)
         return scores
 
-    def _open(self, request: Request, kind: type[Runner]) -> None:
-        decoder, owner = self._adapter.decoder, self._adapter.owner
-        if decoder in _ATTACHED:
+    def _prepared(self, request: Request, adapter: Adapter) -> Plan:
+        """The strategy's plan; what it runs for it (a description) is counted."""
+        if adapter.decoder in _ATTACHED:
             raise AttachmentError(
                 "This model has an open attachment already.", "Close it first: leave its block, or call its close()."
             )
+        handle = adapter.decoder.register_forward_pre_hook(_uncompiled(self._count), with_kwargs=True)
+        try:
+            return self.strategy.prepare(request)
+        finally:
+            handle.remove()
+
+    def _open(self, request: Request, kind: type[Runner]) -> None:
+        decoder, owner = self._adapter.decoder, self._adapter.owner
         with ExitStack() as stack:
             _ATTACHED.add(decoder)
             stack.callback(_ATTACHED.discard, decoder)

@@ -82,18 +82,31 @@ def _gated(state: LayerState) -> Callable[..., Any]:
 
 def _edit_heads(states: dict[int, LayerState], place: tuple[int, int], edit: HeadEdit, shape: tuple[int, int]) -> None:
     """Note an edit of heads; `place` is the stream and how many there are."""
-    (layers, heads), (stream, streams) = shape, place
-    outside = [head for head in edit.heads if not 0 <= head < heads]
-    if not 0 <= edit.layer < layers or outside:
+    stream, streams = place
+    _check_heads(edit.layer, edit.heads, shape)
+    state = states.setdefault(edit.layer, LayerState())
+    held = any(mask is not None and mask[stream].any() for mask in (state.uniform, state.zero))
+    brief = edit.when == "prefill_only"
+    if held and brief != (stream in state.brief):
         raise UnsupportedMode(
-            f"There is no head {outside or list(edit.heads)} in layer {edit.layer}: this model has {layers} layers of "
-            f"{heads} heads.",
+            f"Heads of layer {edit.layer} are edited in the prefill alone and at every step.", "Choose one of them."
+        )
+    if brief and not held:
+        state.brief = (*state.brief, stream)
+    if getattr(state, edit.mode) is None:
+        setattr(state, edit.mode, torch.zeros(streams, shape[1], dtype=torch.bool))
+    getattr(state, edit.mode)[stream, list(edit.heads)] = True
+
+
+def _check_heads(layer: int, heads: Sequence[int], shape: tuple[int, int]) -> None:
+    """Refuse a layer or heads that are not there."""
+    outside = [head for head in heads if not 0 <= head < shape[1]]
+    if not 0 <= layer < shape[0] or outside:
+        raise UnsupportedMode(
+            f"There is no head {outside or list(heads)} in layer {layer}: this model has {shape[0]} layers of "
+            f"{shape[1]} heads.",
             "Use a head list that was made for this model (sightline calibrate).",
         )
-    state = states.setdefault(edit.layer, LayerState())
-    if getattr(state, edit.mode) is None:
-        setattr(state, edit.mode, torch.zeros(streams, heads, dtype=torch.bool))
-    getattr(state, edit.mode)[stream, list(edit.heads)] = True
 
 
 def _edit_maps(states: dict[int, LayerState], stream: int, edit: MapEdit, shape: tuple[int, int]) -> None:
@@ -105,9 +118,10 @@ def _edit_maps(states: dict[int, LayerState], stream: int, edit: MapEdit, shape:
         )
     prompt_only = edit.when == "prefill_only"
     for layer in edit.layers:
+        _check_heads(layer, edit.heads or (), shape)
         state = states.setdefault(layer, LayerState())
         if stream in state.maps:
             raise UnsupportedMode(f"Layer {layer} has two map edits in one stream.", "Give each layer one of them.")
         state.maps[stream] = MapRule(
-            layer, edit.kind, edit.norm, edit.seeds, edit.lengths, prompt_only=prompt_only, gate=edit.gate
+            layer, edit.kind, edit.norm, edit.seeds, edit.lengths, prompt_only, edit.gate, edit.heads, edit.scope
         )

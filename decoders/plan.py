@@ -28,26 +28,31 @@ class HeadEdit:
         layer: 0-based.
         heads: 0-based query heads.
         mode: `uniform` (post-RoPE query set to zero) or `zero` (head output set to zero).
+        when: `every_step`, or `prefill_only`, which leaves generated tokens alone; one of them for a layer's heads.
     """
 
     layer: int
     heads: tuple[int, ...]
     mode: EditMode = "uniform"
+    when: Literal["every_step", "prefill_only"] = "every_step"
 
 
 @dataclass(frozen=True, eq=False)
 class MapEdit:
-    """Attention maps of some layers replaced, in one stream, by maps that know nothing of the content.
+    """Attention maps of some layers replaced, in one stream, by maps that know nothing of the content, or blurred.
 
     Attributes:
         layers: 0-based.
-        kind: `uniform`, `random`, `reversed`, or (vision) `shuffle`; models/counterfactual.py has the formulas.
+        kind: `uniform`, `random`, `reversed`, `blurred` (needs a scope), or (vision) `shuffle`; models/counterfactual.py
+            has the formulas.
         norm: in the decoder `visible` (rows sum to 1 over visible keys) or `reference` (as published); in the vision
             tower `row` (rows sum to 1) or `none` (as published).
         when: `every_step`, or `prefill_only`, which leaves generated tokens alone.
         seeds: of random and shuffled maps, one for each prompt (decoder) or row of the vision tower, int64.
         lengths: tokens of each prompt without padding (decoder); None in the vision tower.
         gate: in the vision tower, leave attention alone and multiply the features by the resized map of these layers.
+        heads: query heads of these layers that are edited; None: all.
+        scope: columns of `input_ids` whose weights a blurred map evens out, `[batch, length]` of bool.
     """
 
     layers: tuple[int, ...]
@@ -57,6 +62,8 @@ class MapEdit:
     seeds: Tensor | None = None
     lengths: Tensor | None = None
     gate: bool = False
+    heads: tuple[int, ...] | None = None
+    scope: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

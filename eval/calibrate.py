@@ -24,12 +24,16 @@ from ..models import Loaded
 from . import runner
 from .config import compose_settings
 from .errors import ConfigError, UsageError, unknown
+from .facts.needles import needles as facts_needles
+from .facts.needles import story as facts_story
 from .images import open_image
 from .plan import renderer
 from .scenes import draw_scene, existence, world_hash
 from .scenes.language import CAPTION_PROMPTS
 from .settings import ModelSettings
 
+PROSE, FACTS = NEEDLES = ("prose", "facts")
+"""What is hidden: facts in English prose, or in sentences of the world of facts, for a model that knows no others."""
 SHOWN = 5
 """Heads named in the answer."""
 MEASURED = (*WHAT, "threshold")
@@ -123,9 +127,17 @@ def _percent(text: str) -> float:
     return number
 
 
+def _needles(text: str) -> str:
+    if text not in NEEDLES:
+        raise ValueError(f"it must be {' or '.join(NEEDLES)}")
+    return text
+
+
 OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
     "image": {"images": _whole, "batch_size": _whole},
-    "retrieval": {"lengths": _several, "depths": _several, "max_new_tokens": _whole, "mode": str},
+    "retrieval": {
+        "lengths": _several, "depths": _several, "max_new_tokens": _whole, "mode": str, "needles": _needles,
+    },
     "threshold": {
         "images": _whole, "batch_size": _whole, "folder": str, "prompt": str, "percentile": _percent,
         "max_new_tokens": _whole, "absent_image": str, "top_k_tokens": _whole,
@@ -138,8 +150,11 @@ def _retrieval(loaded: Loaded, asked: Asked) -> str:
     def track(trials: Sequence[Any]) -> tqdm:
         return _bar(trials, len(trials), "trial")
 
-    settings = Detection(**asked.options)
-    ranking = detect(loaded.adapter, loaded.processor, settings, name=asked.model.title, track=track)
+    settings = Detection(**{name: value for name, value in asked.options.items() if name != "needles"})
+    hidden: dict[str, Any] = {}
+    if asked.options.get("needles") == FACTS:
+        hidden = {"needles": facts_needles(), "story": facts_story}
+    ranking = detect(loaded.adapter, loaded.processor, settings, name=asked.model.title, track=track, **hidden)
     return _ranked(ranking, asked, f"{ranking.settings['trials_kept']} trials")
 
 

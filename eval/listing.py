@@ -100,9 +100,9 @@ def benchmarks() -> str:
     rows, below = [], []
     for name in tasks.names():
         task = tasks.get(name)
-        rows.append((name, str(task.version), task.title))
-        below.append([", ".join(f"{key}={_plain(value)}" for key, value in task.options.items())])
-    return _blocks(("task", "version", ""), rows, below) + "\nSet options with task.NAME=VALUE.\n"
+        rows.append((name, str(task.version)))
+        below.append([task.title, ", ".join(f"{key}={_plain(value)}" for key, value in task.options.items())])
+    return _blocks(("task", "version"), rows, below) + "\nSet options with task.NAME=VALUE.\n"
 
 
 def settings_tried(found: Sequence[Candidate], best: Mapping[str, Candidate], metric: str) -> str:

@@ -95,6 +95,7 @@ def beside_greedy(
     for who in (answerer, plain):
         _timed(who, batches[0])
     for number, batch in enumerate(batches):
+        answerer.loaded.adapter.forget()  # what is kept per image was paid for by the first question about it
         for place in (0, 1) if number % 2 == 0 else (1, 0):
             spent, generated = _timed((answerer, plain)[place], batch)
             seconds[place] += spent

@@ -42,6 +42,7 @@ class LayerState:
     Attributes:
         uniform: query heads that attend uniformly, `[streams, heads]` of bool, or None.
         zero: query heads whose output is silenced, `[streams, heads]` of bool, or None.
+        brief: streams whose head edits leave generated tokens alone.
         bias: from the last query row's scores `[rows, heads, keys]` (before the mask; scaled) and the keys that are
             image tokens `[rows, keys]` to what is added to the scores; or None. Other query rows are left alone.
         biased: streams that `bias` acts on.
@@ -58,6 +59,7 @@ class LayerState:
 
     uniform: Tensor | None = None
     zero: Tensor | None = None
+    brief: tuple[int, ...] = ()
     bias: Callable[[Tensor, Tensor], Tensor] | None = None
     biased: tuple[int, ...] = ()
     probe: bool = False
@@ -74,21 +76,34 @@ class LayerState:
     def keep(self, which: Literal["uniform", "zero"], rows: int, columns: int, like: Tensor) -> Tensor | None:
         """Factor that is 0 for edited heads and 1 elsewhere, or None where nothing is edited.
 
-        `[rows, heads, 1, 1]`, made once per row count; `[rows, heads, columns, 1]` where columns are spared.
+        `[rows, heads, 1, 1]`, made once per row count; `[rows, heads, columns, 1]` where some columns are left alone.
         """
         mask = self.uniform if which == "uniform" else self.zero
         if mask is None:
             return None
         streams = self.present or tuple(range(mask.shape[0]))
-        key = (which, rows, streams, self.spared and (columns, self.spared), like.dtype, like.device)
+        spans = [self._edited_columns(stream, columns) for stream in streams]
+        if all(start >= end for start, end in spans):
+            return None
+        partly = any(span != (0, columns) for span in spans)
+        key = (which, rows, streams, partly and (columns, *spans), like.dtype, like.device)
         if key not in self._keep:
             edited = mask[list(streams)][:, :, None, None]
-            if any(self.spared):
-                starts = torch.tensor([self.spared[stream] for stream in streams])
-                edited = edited & (torch.arange(columns) >= starts[:, None])[:, None, :, None]
+            if partly:
+                starts, ends = torch.tensor(spans).T[:, :, None]
+                places = torch.arange(columns)
+                edited = edited & ((places >= starts) & (places < ends))[:, None, :, None]
             per_row = (~edited).repeat_interleave(rows // len(streams), dim=0)
             self._keep[key] = per_row.to(like.device, like.dtype)
         return self._keep[key]
+
+    def _edited_columns(self, stream: int, columns: int) -> tuple[int, int]:
+        """The first query column of a call that head edits of a stream act on, and the first one after them."""
+        start = self.spared[stream] if self.spared else 0
+        if stream not in self.brief or not self.image:
+            return start, columns
+        past = self.seen - columns
+        return start, min(max(self.image[stream].shape[1] - past, 0), columns)
 
     def biased_rows(self, rows: int) -> Tensor | None:
         """Row numbers that `bias` acts on in this call, or None."""

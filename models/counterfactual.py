@@ -1,4 +1,4 @@
-"""Attention whose map is replaced by one that knows nothing of the content, as CausalMM intervenes on it.
+"""Attention whose map is replaced: by one that knows nothing of the content, as CausalMM intervenes on it, or blurred.
 
 With A the softmaxed map of a head, V the values, o = A V what plain attention gives, and for each query n visible keys:
 
@@ -6,9 +6,10 @@ With A the softmaxed map of a head, V the values, o = A V what plain attention g
     reversed  (m sum(V) - o) / (m n - 1)           m the largest weight: max(A) - A, made to sum to 1
     random    sum(u V) / sum(u)                    u drawn uniformly from (0, 1) for each query and key
     shuffle   P(A) V, rows made to sum to 1        P permutes the entries of the whole map (vision alone)
+    blurred   o - sum_S(a V) + sum_S(a) mean_S(V)  S: the visible keys of a scope, which share what A gives them (HICD)
 
-So but for `shuffle` no map is kept, and scores are made for `reversed` alone, `CHUNK` query rows at a time. Draws
-depend on a row's seed, layer, head, and the positions of query and key among the row's own tokens, never on batch,
+So but for `shuffle` no map is kept, and scores are made for `reversed` and `blurred` alone, `CHUNK` query rows at a
+time, where few heads are edited for those alone. Draws depend on a row's seed, layer, head, and the positions of query and key among the row's own tokens, never on batch,
 padding, cache or call order: they are hashes, not a generator's next numbers.
 
 Norms: `visible` (language) and `row` (vision) are the forms above; `reference` (language) and `none` (vision) are those
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from .errors import UnsupportedMode
 
-Kind = Literal["uniform", "random", "reversed", "shuffle"]
+Kind = Literal["uniform", "random", "reversed", "shuffle", "blurred"]
 Norm = Literal["visible", "reference", "row", "none"]
 CHUNK = 128
 """Query rows whose scores exist at a time."""
@@ -49,6 +50,8 @@ class MapRule:
         lengths: tokens of each prompt without padding, `[batch]`; None in a vision tower, where nothing is padded.
         prompt_only: leave generated tokens alone.
         gate: leave the output alone and keep the map, which is to weigh features (CausalMM's released code).
+        heads: the query heads that are edited, by which draws are then numbered; None: all.
+        scope: columns of each prompt that a blurred map evens out, `[batch, columns]` of bool, right-aligned.
     """
 
     layer: int
@@ -58,6 +61,8 @@ class MapRule:
     lengths: Tensor | None = None
     prompt_only: bool = False
     gate: bool = False
+    heads: tuple[int, ...] | None = None
+    scope: Tensor | None = None
 
     @property
     def whole(self) -> bool:
@@ -139,6 +144,20 @@ class Call:
         grouped = weights.reshape(rows, self.value.shape[1], -1, keys) @ self.value.to(self.wide)
         return grouped.view(rows, heads, columns, -1)
 
+    def inside(self, scope: Bool[Tensor, "batch columns"]) -> Bool[Tensor, "rows keys"]:
+        """Which keys belong to the columns of a scope, whose last column is the prompt's last."""
+        keys, seen = self.key.shape[2], self.seen or self.key.shape[2]
+        prompt = self.prompt or scope.shape[1]
+        wide = nn.functional.pad(scope, (prompt - scope.shape[1], max(seen, keys) - prompt)).to(self.key.device)
+        first = max(seen - keys, 0)  # as in `positions`
+        return wide[:, first : first + keys].repeat_interleave(len(self.query) // len(scope), dim=0)
+
+    def of_heads(self, heads: Int[Tensor, " heads"]) -> Call:
+        """The same for some of the query heads, each with keys and values of its own."""
+        shared = heads * self.key.shape[1] // self.query.shape[1]
+        query, key, value = self.query[:, heads], self.key[:, shared], self.value[:, shared]
+        return dataclasses.replace(self, query=query, key=key, value=value)
+
     def summed(self, visible: Bool[Tensor, "some q keys"]) -> Float[Tensor, "rows heads q d"]:
         """The sum of the values that each query sees."""
         sums = visible[:, None].to(self.wide) @ self.value.to(self.wide)
@@ -152,6 +171,9 @@ def replaced(rule: MapRule, call: Call, output: Float[Tensor, "rows heads q d"])
         rule, call: what is asked for, and the rows that it is asked for.
         output: what plain attention gave; kept for queries that are left alone, see nothing, or have no mass.
     """
+    if rule.heads is not None:
+        heads, every = torch.tensor(rule.heads, device=output.device), dataclasses.replace(rule, heads=None)
+        return output.index_copy(1, heads, replaced(every, call.of_heads(heads), output[:, heads]))
     columns = torch.arange(output.shape[2])
     acts = columns >= call.spared
     if rule.prompt_only and call.prompt:
@@ -249,6 +271,8 @@ def _made(rule: MapRule, call: Call, output: Tensor, top: Tensor | None, part: s
     """`replaced` for the queries of a part, all of them edited; in the wide type."""
     visible = call.visible(part)
     output = output.to(call.wide)
+    if rule.kind == "blurred":
+        return _blurred(rule, call, output, part, visible)
     count = visible.sum(-1)[:, None].to(call.wide)
     if rule.kind == "uniform":
         found, mass, literal = call.summed(visible), count, _total(rule, call, part)[:, None]
@@ -264,6 +288,15 @@ def _made(rule: MapRule, call: Call, output: Tensor, top: Tensor | None, part: s
     divisor = mass if rule.norm in ("visible", "row") else literal
     keeps = (divisor > 0) & (count > 0)
     return torch.where(keeps[..., None], found / divisor.where(keeps, 1)[..., None], output)
+
+
+def _blurred(rule: MapRule, call: Call, output: Tensor, part: slice, visible: Tensor) -> Tensor:
+    """Plain attention but for the visible keys of the scope, whose weights become their mean."""
+    assert rule.scope is not None
+    shared = visible & call.inside(rule.scope)[:, None]
+    weights = _plain_map(call, part).masked_fill(~shared[:, None], 0)
+    count = shared.sum(-1)[:, None, :, None].clamp(min=1).to(call.wide)
+    return output - call.weigh(weights) + weights.sum(-1, keepdim=True) * (call.summed(shared) / count)
 
 
 def _total(rule: MapRule, call: Call, part: slice) -> Tensor:

@@ -20,6 +20,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from .loop import TrainLog
 from .tiny_llama_loop import Recipe, train_text_model
 from .tiny_llama_packing import GroupPacker
+from .tiny_llama_quality import write_heads, write_quality
 from .tiny_llama_words import LONGEST, build_tokenizer
 
 LOG = "train_log.jsonl"
@@ -93,8 +94,13 @@ def main(argv: list[str] | None = None) -> None:
     given = arguments(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     torch.set_num_threads(given.threads)
+    if given.evaluate is not None:
+        write_quality(given.evaluate)
+        return
     recipe = Recipe(steps=given.steps, seed=given.seed)
     train(given.out, given.work or given.out.with_name(given.out.name + ".training"), recipe)
+    write_heads(given.out)
+    write_quality(given.out)
 
 
 if __name__ == "__main__":

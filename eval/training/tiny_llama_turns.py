@@ -110,7 +110,7 @@ def draw_passage(rng: RandomState, mix: Mix = EVEN) -> Group:
     fact = draw_fact(rng)
     if rng.random_sample() < ELSEWHERE and (fact.subject, fact.relation.name) not in said:
         turns.append(Turn("elsewhere", "\n" + closed(rng, fact).text, fact.value))
-    return Group(" ".join(text) if bookish else language.context(text), tuple(turns))
+    return Group(" " + " ".join(text) if bookish else language.context(text), tuple(turns))
 
 
 def draw_saying(rng: RandomState) -> Turn:

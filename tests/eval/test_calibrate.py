@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import sightline
+from PIL import Image
 from sightline.decoders import calibration
 from sightline.eval import calibrate, cli, runner
 from sightline.eval.errors import ConfigError, UsageError
@@ -63,6 +64,37 @@ def test_retrieval_heads_and_a_decoder_that_uses_them(command, loaded, inputs):
         assert len(processor.plan.branches) == 1
 
 
+def test_threshold_and_a_decoder_that_uses_it(command, loaded, inputs):
+    code, out, err = command("what=threshold", "out=made/k.json", "images=3", "max_new_tokens=4", "percentile=50")
+    assert (code, err) == (0, "")
+    assert "tokens of random-llava: 0 %: " in out
+    assert "decoder.threshold=made/k.json" in out
+    held = json.loads(Path("made/k.json").read_text())
+    assert (held["percentile"], held["settings"]["split"], held["sensor"]["absent_image"]) == (
+        50,
+        "validation",
+        "noise",
+    )
+    assert held["k"] == held["quantiles"]["50"] > 0
+    assert sightline.CGVLM(threshold="made/k.json").level(loaded.adapter) == held["k"]
+    options = ("what=threshold", "out=b.json", "images=3", "max_new_tokens=4", "batch_size=1", "percentile=50")
+    assert command(*options)[0] == 0
+    assert json.loads(Path("b.json").read_text())["k"] == pytest.approx(held["k"], rel=1e-3)
+
+
+def test_threshold_over_images_of_the_user_s(command):
+    Path("pictures").mkdir()
+    for number in range(3):
+        Image.new("RGB", (20, 30), (number * 80, 40, 200)).save(f"pictures/{number}.png")
+    options = ("what=threshold", "out=k.json", "folder=pictures", "max_new_tokens=2", "absent_image=drop")
+    assert command(*options, "images=3", "prompt=What is it?")[0] == 0
+    held = json.loads(Path("k.json").read_text())
+    assert held["settings"] == {"max_new_tokens": 2, "data": "folder", "images": 3, "prompt": "What is it?"}
+    code, _, err = command(*options, "images=4")
+    assert code == 2
+    assert "'pictures' holds 3 images, and 4 are asked for" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
@@ -72,6 +104,7 @@ def test_retrieval_heads_and_a_decoder_that_uses_them(command, loaded, inputs):
         (["what=imag", "out=a.json"], ConfigError, "Did you mean 'image'"),
         (["what=image", "out=a.json", "lengths=100"], ConfigError, "no option of what=image 'lengths'"),
         (["what=image", "out=a.json", "images=0"], ConfigError, "images=0 cannot be read: it must be 1 or more"),
+        (["what=threshold", "out=a.json", "percentile=101"], ConfigError, "it must be from 0 to 100"),
         (["what=retrieval", "out=a.json", "depths=x"], ConfigError, "depths=x cannot be read"),
         (["what=image", "out=a.json", "model=tiny-lava"], ConfigError, "Did you mean 'tiny-llava'"),
     ],

@@ -1,10 +1,17 @@
 """The small parts of the report: text, numbers, ticks, names."""
 
+from pathlib import Path
+
 import pytest
-from sightline.eval.report.board import Difference, generation_label, task_title
+from scored_runs import make_run, margins, three_tasks
+from sightline.eval.report.board import Difference, generation_label, sections, task_title
 from sightline.eval.report.chart import nice_ticks
+from sightline.eval.report.choices import ABOUT, about, same_parameters
+from sightline.eval.report.errors import ReportError
 from sightline.eval.report.headline import amount, better, worse
 from sightline.eval.report.measures import MEASURES, main_measure, measure, ordered
+from sightline.eval.report.paired import Pairs
+from sightline.eval.report.runs import find_runs, read_run
 from sightline.eval.report.text import (
     clean,
     clean_tree,
@@ -118,3 +125,31 @@ def test_verdicts_follow_the_interval_and_the_correction() -> None:
     assert not better(corrected, main)
     assert amount(clear, main) == "+2.0 points [+1.0, +3.0]"
     assert amount(Difference(None, reason="no samples"), main) == "an unknown amount (no samples)"
+
+
+def test_what_a_leaderboard_says_of_its_choices(tmp_path: Path) -> None:
+    assert about(tmp_path) == ""
+    (tmp_path / ABOUT).write_text('{"name": "demo", "about": "Chosen on \\u202evalidation."}')
+    assert about(tmp_path) == "Chosen on \u27e8U+202E\u27e9validation."
+    (tmp_path / ABOUT).write_text('{"name": "demo"}')
+    with pytest.raises(ReportError, match="cannot be read. Delete it"):
+        about(tmp_path)
+
+
+def test_parameters_that_differ_between_tasks_are_named(tmp_path: Path) -> None:
+    three_tasks(tmp_path, images=8)
+    found = sections(find_runs(tmp_path)[0], Pairs())
+    assert same_parameters(found[:1]) == ""
+    assert same_parameters(found) == (
+        "Parameters are not the same in every section of this page for VCD and Yes/no shift."
+    )
+    alike = [section for section in found if section.task != "pope_scenes"]
+    assert same_parameters(alike) == "Each decoder has the same parameters in every section of this page."
+
+
+def test_parameters_that_are_no_defaults_come_first(tmp_path: Path) -> None:
+    params = {"alpha": 1.0, "beta": 0.2, "noise_step": 300}
+    run = read_run(make_run(tmp_path, "vcd", "vcd", margins(2), params=params), "vcd")
+    assert parameters(run.params) == "beta 0.2, noise_step 300, alpha 1.0"
+    other = read_run(make_run(tmp_path, "other", "not_here", margins(2), params=params), "other")
+    assert other.params == params

@@ -36,9 +36,9 @@ def asked(monkeypatch):
     seen = Asked()
     original = Answerer.ask
 
-    def ask(self, prompts, images, seeds):
+    def ask(self, prompts, *rest):
         seen.spoil(prompts)
-        answers = original(self, prompts, images, seeds)
+        answers = original(self, prompts, *rest)
         seen.append(len(prompts))
         return answers
 

@@ -134,13 +134,13 @@ def test_without_image_puts_text_in_its_place_and_keeps_the_rest(adapter):
     ids = torch.tensor([[0, 0, *rows[0]], [0, *rows[1]]])
     mask = torch.tensor([[0, 0, *[1] * 7], [0, *[1] * 8]])
     batch = {"input_ids": ids, "attention_mask": mask, "pixel_values": torch.zeros(3, 3, 16, 16)}
-    made = adapter.without_image(batch, [[20, 21, 22], []])
-    assert made["input_ids"].tolist() == [[1, 9, 4, 20, 21, 22, 4, 11], [0, 0, 0, 0, 1, 10, 12, 13]]
-    assert made["attention_mask"].tolist() == [[1] * 8, [0] * 4 + [1] * 4]
+    made = adapter.without_image(batch, [[20, 21, 22], [30]])
+    assert made["input_ids"].tolist() == [[1, 9, 4, 20, 21, 22, 4, 11], [0, 0, 0, 1, 30, 10, 12, 13]]
+    assert made["attention_mask"].tolist() == [[1] * 8, [0] * 3 + [1] * 5]
     assert made["pixel_values"] is None
     assert set(made) == set(batch)
     del batch["attention_mask"]
-    assert adapter.without_image(batch, [[], []])["input_ids"][0].tolist() == [0, 0, 1, 9, 4, 4, 11][-7:]
+    assert adapter.without_image(batch, [[], []])["input_ids"][0].tolist() == [0, 0, 1, 9, 4, 4, 11]
 
 
 def test_texts_never_hold_special_tokens(adapter, processor):
