@@ -43,8 +43,8 @@ class MapEdit:
 
     Attributes:
         layers: 0-based.
-        kind: `uniform`, `random`, `reversed`, `blurred` (needs a scope), or (vision) `shuffle`; models/counterfactual.py
-            has the formulas.
+        kind: `uniform`, `random`, `reversed`, `blurred` (which needs a scope), or (vision) `shuffle`; the formulas are
+            those of models/counterfactual.py.
         norm: in the decoder `visible` (rows sum to 1 over visible keys) or `reference` (as published); in the vision
             tower `row` (rows sum to 1) or `none` (as published).
         when: `every_step`, or `prefill_only`, which leaves generated tokens alone.

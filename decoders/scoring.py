@@ -107,7 +107,7 @@ def _scores(attachment: Attachment, adapter: Adapter, inputs: Mapping[str, Any],
             attachment.score_last(length)
             cuts = "logits_to_keep" in inspect.signature(adapter.owner.forward).parameters
             kept = {"logits_to_keep": length} if cuts else {}
-            _generate(adapter, _extended(inputs, ids[:, :-1]), [attachment], use_cache=False, **kept)
+            _generate(adapter, extended(inputs, ids[:, :-1]), [attachment], use_cache=False, **kept)
     scores = torch.cat([logits[:, -length:] for logits in heard], dim=1)
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
@@ -130,7 +130,7 @@ def _listening(adapter: Adapter) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _extended(inputs: Mapping[str, Any], ids: Tensor) -> dict[str, Any]:
+def extended(inputs: Mapping[str, Any], ids: Tensor) -> dict[str, Any]:
     """Model inputs whose prompts go on with `ids` `[batch, length]`."""
     prompt = inputs["input_ids"]
     mask = inputs.get("attention_mask")

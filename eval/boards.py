@@ -77,7 +77,9 @@ def read_board(name: str) -> Board:
     for part in tree:
         _one_of("part of a leaderboard", part, _PARTS)
     runs = (*_crossed(tree), *(_overrides("runs", run) for run in _list("runs", tree.get("runs"))))
-    return Board(path.stem, _overrides("common", tree.get("common")), runs, " ".join(str(tree.get("about", "")).split()))
+    return Board(
+        path.stem, _overrides("common", tree.get("common")), runs, " ".join(str(tree.get("about", "")).split())
+    )
 
 
 def _crossed(tree: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -100,8 +102,10 @@ def _entry(entry: Any, asked: Collection[str], modes: list[str]) -> tuple[tuple[
         raise ConfigError(f"{entry!r} is no decoder.", "Write {decoder: vcd, alpha: 1.0}.")
     params = {name: value for name, value in entry.items() if name not in ("decoder", "tasks", "modes")}
     overrides = (f"decoder={entry['decoder']}", *(f"decoder.{name}={_word(params[name])}" for name in params))
-    return overrides, _chosen("task", entry.get("tasks", list(asked)), asked), _chosen(
-        "mode", entry.get("modes", modes), MODES
+    return (
+        overrides,
+        _chosen("task", entry.get("tasks", list(asked)), asked),
+        _chosen("mode", entry.get("modes", modes), MODES),
     )
 
 

@@ -1,7 +1,8 @@
 """`sightline calibrate`: measures once per model what a strategy needs to know of it, and writes it to a file.
 
 Image heads are ranked on questions about validation scenes, never on test ones; retrieval heads on facts hidden in
-prose; CG-VLM's threshold is measured on captions of validation scenes, or of the user's own images.
+prose; CG-VLM's threshold is measured on captions of validation scenes, or of the user's own images; inducing heads on
+right and wrong answers to the same questions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 from PIL.Image import Image
 from tqdm import tqdm
 
-from ..decoders.calibration import Detection, HeadRanking, detect, rank_image_heads
+from ..decoders.calibration import Detection, HeadRanking, detect, importance, rank_image_heads
+from ..decoders.calibration.inducing import SCALE, usual
 from ..decoders.calibration.ranking import WHAT
 from ..decoders.calibration.threshold import PERCENTILE, Threshold, measure
 from ..decoders.cgvlm import CGVLM
@@ -27,6 +29,7 @@ from .errors import ConfigError, UsageError, unknown
 from .facts.needles import needles as facts_needles
 from .facts.needles import story as facts_story
 from .images import open_image
+from .inducing import triples
 from .plan import renderer
 from .scenes import draw_scene, existence, world_hash
 from .scenes.language import CAPTION_PROMPTS
@@ -36,7 +39,7 @@ PROSE, FACTS = NEEDLES = ("prose", "facts")
 """What is hidden: facts in English prose, or in sentences of the world of facts, for a model that knows no others."""
 SHOWN = 5
 """Heads named in the answer."""
-MEASURED = (*WHAT, "threshold")
+MEASURED = (*WHAT, "threshold", "inducing")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION = CAPTION_PROMPTS[2]
 
@@ -47,7 +50,7 @@ class Asked:
 
     Attributes:
         model: which model is measured.
-        what: `retrieval`, `image` or `threshold`.
+        what: `retrieval`, `image`, `threshold` or `inducing`.
         out: the file to write.
         options: how to measure it.
     """
@@ -62,7 +65,8 @@ def calibrate(arguments: Sequence[str]) -> str:
     """Measure a model and write the file.
 
     Args:
-        arguments: `what=retrieval|image|threshold`, `out=FILE`, overrides of the model group, and options of `OPTIONS`.
+        arguments: `what=retrieval|image|threshold|inducing`, `out=FILE`, overrides of the model group, and options of
+            `OPTIONS`.
 
     Returns:
         What was found and how to use it, to be shown.
@@ -142,6 +146,7 @@ OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
         "images": _whole, "batch_size": _whole, "folder": str, "prompt": str, "percentile": _percent,
         "max_new_tokens": _whole, "absent_image": str, "top_k_tokens": _whole,
     },
+    "inducing": {"data": str, "triples": _whole, "norm": str},
 }  # fmt: skip
 """Options of each measurement with what reads their text."""
 
@@ -186,6 +191,23 @@ def _threshold(loaded: Loaded, asked: Asked) -> str:
     return _told(found, found.save(asked.out))
 
 
+def _inducing(loaded: Loaded, asked: Asked) -> str:
+    asks, about = triples(loaded, asked.options.get("data"), asked.options.get("triples"))
+    settings = {"name": asked.model.title, "settings": about, "norm": asked.options.get("norm", importance.NORMS[0])}
+
+    def track(each: Sequence[importance.Triple]) -> tqdm:
+        return _bar(each, len(each), "question")
+
+    found = importance.measure(loaded.adapter, asks, track=track, **settings)
+    path, count = found.save(asked.out), usual(found.shape[0] * found.shape[1])
+    first = ", ".join(f"{layer}-{head}" for layer, head in found.choose(count, SCALE, "correct")[:SHOWN])
+    return (
+        f"{path}: what each head of {found.model} does for right and for wrong answers to {found.triples} questions "
+        f"({about['data']}); {count} of them are dispersed by default; first {first}\n"
+        f"Use it: sightline run model=... decoder=hicd decoder.heads={path}\n"
+    )
+
+
 def _told(found: Threshold, path: Path) -> str:
     shown = ", ".join(f"{name} %: {value:g}" for name, value in found.quantiles.items())
     return (
@@ -208,6 +230,7 @@ _MEASURES: dict[str, Callable[[Loaded, Asked], str]] = {
     "image": _image,
     "retrieval": _retrieval,
     "threshold": _threshold,
+    "inducing": _inducing,
 }
 
 

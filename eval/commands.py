@@ -251,4 +251,3 @@ def _figure(entry: dict[str, Any]) -> str:
         return "-"
     low, high = entry.get("low"), entry.get("high")
     return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
-

@@ -117,7 +117,9 @@ def settings_tried(found: Sequence[Candidate], best: Mapping[str, Candidate], me
             for c in tried
         ]
         alike_text = ", ".join(f"{name}={_plain(value)}" for name, value in alike.items())
-        texts.append(f"{key}\n{table((*varied, metric, ''), rows)}" + _indented(f"in all: {alike_text or 'nothing else'}"))
+        texts.append(
+            f"{key}\n{table((*varied, metric, ''), rows)}" + _indented(f"in all: {alike_text or 'nothing else'}")
+        )
     return "\n".join(texts)
 
 

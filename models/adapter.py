@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
 from .attention import LayerState, installed
+from .blanks import blank_tokens
 from .descriptions import Descriptions, describe
 from .errors import InvalidPrompt, MissingImage, SelfCheckFailed, UnsupportedModel
 from .prompts import reworded, runs, text_ids, unpadded, without_image
@@ -76,6 +77,13 @@ class Adapter:
         """Ids that end a text, as the generation config has them."""
         end = self.model.generation_config.eos_token_id if self.model.generation_config is not None else None
         return [] if end is None else list(end) if isinstance(end, (list, tuple)) else [int(end)]
+
+    def end_or_blank_tokens(self, processor: Any = None) -> list[int]:
+        """Ids that end a text or are white space alone, sorted; without a processor, `end_tokens` alone."""
+        if processor is None:
+            return sorted(self.end_tokens)
+        end = getattr(getattr(processor, "tokenizer", processor), "eos_token_id", None)
+        return sorted({*self.end_tokens, *blank_tokens(processor)} | ({end} if isinstance(end, int) else set()))
 
     def attention_modules(self) -> list[nn.Module]:
         """The attention module of each decoder layer, first layer first."""

@@ -9,8 +9,9 @@ With A the softmaxed map of a head, V the values, o = A V what plain attention g
     blurred   o - sum_S(a V) + sum_S(a) mean_S(V)  S: the visible keys of a scope, which share what A gives them (HICD)
 
 So but for `shuffle` no map is kept, and scores are made for `reversed` and `blurred` alone, `CHUNK` query rows at a
-time, where few heads are edited for those alone. Draws depend on a row's seed, layer, head, and the positions of query and key among the row's own tokens, never on batch,
-padding, cache or call order: they are hashes, not a generator's next numbers.
+time; where a rule names heads, for those heads only. Draws depend on a row's seed, layer, head, and the positions of
+query and key among the row's own tokens, never on batch, padding, cache or call order: they are hashes, not a
+generator's next numbers.
 
 Norms: `visible` (language) and `row` (vision) are the forms above; `reference` (language) and `none` (vision) are those
 of CausalMM's released code, whose rows do not sum to 1. Visible keys get weight, no other.

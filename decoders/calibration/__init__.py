@@ -2,6 +2,8 @@
 
 from .errors import CalibrationFailed, CalibrationInvalid, CalibrationMismatch, CalibrationMissing
 from .images import rank_image_heads
+from .importance import Triple
+from .inducing import Importance
 from .lists import find, names
 from .ranking import HeadRanking, fingerprint, load, rank
 from .retrieval import Detection, detect
@@ -9,5 +11,5 @@ from .threshold import Threshold
 
 __all__ = [
     "CalibrationFailed", "CalibrationInvalid", "CalibrationMismatch", "CalibrationMissing", "Detection", "HeadRanking",
-    "Threshold", "detect", "find", "fingerprint", "load", "names", "rank", "rank_image_heads",
+    "Importance", "Threshold", "Triple", "detect", "find", "fingerprint", "load", "names", "rank", "rank_image_heads",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from sightline.decoders.calibration import errors, fingerprint, threshold
 from sightline.models import adapter_for
 
 CGVLM = sightline.CGVLM
-TEXTS = ["Tell.", "Tell me.", "Do tell me more."]
+TEXTS = ["Is it?", "Is there a star in it?", "Why?"]
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,8 @@ def test_a_threshold_serves_its_model_and_its_sensor_alone(adapter, processor, b
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema": 2}, "schema must be 1"), ({"what": "image"}, "what 'threshold'"), ({"k": "1"}, "k must be a finite"),
-        ({"k": float("inf")}, "k must be a finite"), ({"sensor": {}}, "sensor must have"), ({"mean": None}, "'mean'"),
+        ({"schema": 2}, "schema must be 1"), ({"what": "image"}, "what 'threshold'"), ({"k": "1"}, "a finite number"),
+        ({"k": float("inf")}, "a finite number"), ({"sensor": {}}, "sensor must have"), ({"mean": None}, "'mean'"),
     ],
 )  # fmt: skip
 def test_damaged_files_say_so(found, tmp_path, change, said):

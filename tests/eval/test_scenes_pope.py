@@ -75,7 +75,9 @@ def test_co_occurrence_can_come_from_elsewhere():
 
 def test_an_image_with_everything_in_it_is_an_error_and_no_endless_loop():
     rows = [{"image": "full.png", "objects": ["a", "b", "c"]}, {"image": "less.png", "objects": ["a", "b"]}]
-    with pytest.raises(TooFewObjects, match=r"not in 'full\.png': the data set holds 3 kinds.*Take more images, lower k"):
+    with pytest.raises(
+        TooFewObjects, match=r"not in 'full\.png': the data set holds 3 kinds.*Take more images, lower k"
+    ):
         build_pope(rows, "random", k=1)
 
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import sightline
+from sightline.decoders.calibration.lists import find
 from sightline.eval.scenes import draw_scene, language, world_hash
 from sightline.eval.training.quality import answers_to, existence_questions, generator_of_answers, kinds_named
 
@@ -57,3 +59,12 @@ def test_quality_meets_the_bar(quality):
     assert intact["existence"]["accuracy"] >= 0.9
     assert intact["captions"]["recall"] >= 0.85
     assert broken["false_yes_absent_partner"] >= broken["false_yes_absent_unrelated"] + 0.15
+
+
+def test_ships_the_list_of_image_heads_that_decore_takes():
+    loaded = sightline.load("tiny-llava")
+    ranking = find("auto", loaded.adapter)
+    assert (ranking.what, ranking.layers, ranking.heads, len(ranking.ranked)) == ("image", 4, 8, 32)
+    assert ranking.settings["split"] == "validation"
+    assert ranking.settings["world"] == world_hash()
+    assert sightline.DeCoRe(num_heads=2).calibration(loaded.adapter) == "1-3 3-0"

@@ -1,4 +1,4 @@
-"""CausalMM written out: attention with full maps, one row at a time, forward after forward; the draws alone are ours."""
+"""CausalMM written out: attention with full maps, one row at a time, forward after forward; only the draws are ours."""
 
 import contextlib
 import hashlib

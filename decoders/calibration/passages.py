@@ -1,0 +1,102 @@
+"""What DAGCD's detector is measured on: short passages with invented names, and a question that only they answer.
+
+Nobody has heard of these people and places, so no model knows an answer by heart. All of it was written for this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+SENTENCES = (4, 8)
+"""How many sentences a passage has: low and high, both included."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A passage, a question on it, and all that counts as its answer."""
+
+    context: str
+    question: str
+    answers: tuple[str, ...]
+
+
+_STARTS = (
+    "Bel",
+    "Cor",
+    "Dra",
+    "Fen",
+    "Gal",
+    "Hos",
+    "Jor",
+    "Kel",
+    "Lum",
+    "Mar",
+    "Nor",
+    "Ost",
+    "Pel",
+    "Ruv",
+    "Tam",
+    "Vor",
+)
+_ENDS = ("ando", "brik", "dane", "essa", "gard", "ille", "mont", "nova", "otta", "ric", "stein", "ula", "vik", "wen")
+_COLOURS = ("red", "blue", "green", "white", "black", "yellow", "purple", "golden", "silver", "grey")
+_THINGS = ("lantern", "violin", "kettle", "compass", "umbrella", "ladder", "clock", "basket", "mirror", "trumpet")
+_ANIMALS = ("goats", "parrots", "horses", "turtles", "falcons", "rabbits", "donkeys", "owls", "foxes", "geese")
+_PLACES = (
+    "under the bridge", "behind the mill", "in the cellar", "near the harbour", "above the bakery", "beside the well",
+    "on the roof", "in the old tower",
+)  # fmt: skip
+_RELATIONS = (
+    ("{} was born in {town}.", "Where was {} born?", "{town}"),
+    ("{} married {person} in the spring.", "Whom did {} marry?", "{person}"),
+    ("The secret code of {} is {code}.", "What is the secret code of {}?", "{code}"),
+    ("{} owns a {colour} {thing}.", "What does {} own?", "a {colour} {thing}"),
+    ("The house of {} stands {place}.", "Where does the house of {} stand?", "{place}"),
+    ("{} keeps {number} {animals}.", "How many animals does {} keep, and of which kind?", "{number} {animals}"),
+    ("The boat of {} is called {ship}.", "What is the boat of {} called?", "{ship}"),
+    ("{} moved to {town} in {year}.", "When did {} move?", "{year}"),
+    ("The best friend of {} is {person}.", "Who is the best friend of {}?", "{person}"),
+    ("{} studied in {town} for years.", "Where did {} study?", "{town}"),
+)  # fmt: skip
+
+
+def items(count: int, seed: int = 0) -> list[Item]:
+    """So many passages, each with one question; the same for the same seed."""
+    return [_item(Random(f"{seed}/{number}")) for number in range(count)]
+
+
+def _item(rng: Random) -> Item:
+    size = rng.randint(*SENTENCES)
+    told, asked = [], []
+    for _ in range(size):
+        said, question, answer = rng.choice(_RELATIONS)
+        name, parts = _name(rng), _parts(rng)
+        told.append(said.format(name, **parts))
+        asked.append(Item("", question.format(name), (answer.format(**parts),)))
+    chosen = rng.choice(asked)
+    return Item(" ".join(told), chosen.question, chosen.answers)
+
+
+def _word(rng: Random) -> str:
+    return rng.choice(_STARTS) + rng.choice(_ENDS)
+
+
+def _name(rng: Random) -> str:
+    return f"{_word(rng)} {_word(rng)}"
+
+
+def _parts(rng: Random) -> dict[str, str]:
+    letters = "".join(rng.choice("BCDFGHKLMNPRSTVXZ") for _ in range(3))
+    return {
+        "town": _word(rng),
+        "person": _name(rng),
+        "code": f"{letters}-{rng.randint(100, 999)}",
+        "colour": rng.choice(_COLOURS),
+        "thing": rng.choice(_THINGS),
+        "place": rng.choice(_PLACES),
+        "number": str(rng.randint(2, 99)),
+        "animals": rng.choice(_ANIMALS),
+        "ship": f"the {rng.choice(_COLOURS).title()} {rng.choice(_THINGS).title()}",
+        "year": str(rng.randint(1801, 1999)),
+    }
