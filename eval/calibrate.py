@@ -2,7 +2,7 @@
 
 Image heads are ranked on questions about validation scenes, never on test ones; retrieval heads on facts hidden in
 prose; CG-VLM's threshold is measured on captions of validation scenes, or of the user's own images; inducing heads on
-right and wrong answers to the same questions.
+right and wrong answers to the same questions; DAGCD's detector on answers that are read off passages.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from ..decoders.calibration import Detection, HeadRanking, detect, importance, rank_image_heads
+from ..decoders.calibration import detector_training as training
+from ..decoders.calibration.detector_rows import Asking
 from ..decoders.calibration.inducing import SCALE, usual
 from ..decoders.calibration.ranking import WHAT
 from ..decoders.calibration.threshold import PERCENTILE, Threshold, measure
@@ -25,6 +27,7 @@ from ..decoders.cgvlm import CGVLM
 from ..models import Loaded
 from . import runner
 from .config import compose_settings
+from .detector import asked_items
 from .errors import ConfigError, UsageError, unknown
 from .facts.needles import needles as facts_needles
 from .facts.needles import story as facts_story
@@ -39,7 +42,7 @@ PROSE, FACTS = NEEDLES = ("prose", "facts")
 """What is hidden: facts in English prose, or in sentences of the world of facts, for a model that knows no others."""
 SHOWN = 5
 """Heads named in the answer."""
-MEASURED = (*WHAT, "threshold", "inducing")
+MEASURED = (*WHAT, "threshold", "inducing", "detector")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 CAPTION = CAPTION_PROMPTS[2]
 
@@ -50,7 +53,7 @@ class Asked:
 
     Attributes:
         model: which model is measured.
-        what: `retrieval`, `image`, `threshold` or `inducing`.
+        what: `retrieval`, `image`, `threshold`, `inducing` or `detector`.
         out: the file to write.
         options: how to measure it.
     """
@@ -65,8 +68,7 @@ def calibrate(arguments: Sequence[str]) -> str:
     """Measure a model and write the file.
 
     Args:
-        arguments: `what=retrieval|image|threshold|inducing`, `out=FILE`, overrides of the model group, and options of
-            `OPTIONS`.
+        arguments: `what=` one of `MEASURED`, `out=FILE`, overrides of the model group, and options of `OPTIONS`.
 
     Returns:
         What was found and how to use it, to be shown.
@@ -147,6 +149,9 @@ OPTIONS: dict[str, dict[str, Callable[[str], Any]]] = {
         "max_new_tokens": _whole, "absent_image": str, "top_k_tokens": _whole,
     },
     "inducing": {"data": str, "triples": _whole, "norm": str},
+    "detector": {
+        "data": str, "items": _whole, "heads": _whole, "max_new_tokens": _whole, "prompt": str, "top_rank": _whole,
+    },
 }  # fmt: skip
 """Options of each measurement with what reads their text."""
 
@@ -208,6 +213,27 @@ def _inducing(loaded: Loaded, asked: Asked) -> str:
     )
 
 
+def _detector(loaded: Loaded, asked: Asked) -> str:
+    options = dict(asked.options)
+    top = options.pop("heads", training.TOP)
+    items, about = asked_items(loaded, options.pop("data", None), options.pop("items", None))
+    asking = Asking(from_memory=about["data"] == "file", **options)
+
+    def track(each: Sequence[Any]) -> tqdm:
+        return _bar(each, len(each), "question")
+
+    found = training.measure(
+        loaded.adapter, loaded.processor, items, asking, top=top, name=asked.model.title, settings=about, track=track
+    )
+    path, first = found.save(asked.out), ", ".join(f"{layer}-{head}" for layer, head, _ in found.chosen[:SHOWN])
+    return (
+        f"{path}: {len(found.chosen)} heads of {found.model} tell used tokens of a passage from others, "
+        f"{100 * found.accuracy:.1f} % right on held-out ones ({found.positives} tokens of "
+        f"{found.settings['answered']} answers, {found.settings['items']} asked, {about['data']}); first {first}\n"
+        f"Use it: sightline run model=... decoder=dagcd decoder.detector={path}\n"
+    )
+
+
 def _told(found: Threshold, path: Path) -> str:
     shown = ", ".join(f"{name} %: {value:g}" for name, value in found.quantiles.items())
     return (
@@ -231,6 +257,7 @@ _MEASURES: dict[str, Callable[[Loaded, Asked], str]] = {
     "retrieval": _retrieval,
     "threshold": _threshold,
     "inducing": _inducing,
+    "detector": _detector,
 }
 
 

@@ -175,7 +175,7 @@ def tune(arguments: Sequence[str]) -> int:
 
 
 def calibrate(arguments: Sequence[str]) -> int:
-    """`sightline calibrate model=NAME what=retrieval|image|threshold out=FILE [OPTION=VALUE...]`"""
+    """`sightline calibrate model=NAME what=retrieval|image|threshold|inducing|detector out=FILE [OPTION=VALUE...]`"""
     parser = _parser("calibrate", "Measure once what decoders need to know of a model, and write it to a file.")
     parser.add_argument("settings", nargs="+", metavar="NAME=VALUE", help="model=, what=, out= and options")
     parser.epilog = (
@@ -184,6 +184,10 @@ def calibrate(arguments: Sequence[str]) -> int:
         "                heads that copy from the context\n"
         "what=threshold  images=20 folder=FOLDER prompt=TEXT percentile=70 max_new_tokens=64 absent_image=noise\n"
         "                top_k_tokens=50 batch_size=8: cgvlm's k, over captions of validation scenes or a folder\n"
+        "what=inducing   data=passages|facts|scenes|FILE triples=128 norm=uniform|reference: heads that matter for\n"
+        "                right answers, which hicd disperses; FILE: JSON lines of context, correct, wrong\n"
+        "what=detector   data=passages|facts|FILE items=300 heads=10 max_new_tokens=16 prompt=TEXT: heads that show\n"
+        "                which tokens of a passage dagcd shall raise; FILE: JSON lines of context, question, answers\n"
     )
     given = parser.parse_args(list(arguments))
     sys.stdout.write(importlib.import_module(".calibrate", __package__).calibrate(given.settings))

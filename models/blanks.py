@@ -6,7 +6,7 @@ import re
 from typing import Any
 from weakref import WeakKeyDictionary
 
-_BLANKS = " \t\n\v\f\r\u00a0\u2002\u2003\u2009\u3000"
+_BLANKS = [letter for letter in map(chr, range(0x3001)) if letter.isspace()]
 _KNOWN: WeakKeyDictionary[Any, tuple[int, ...]] = WeakKeyDictionary()
 
 

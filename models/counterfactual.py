@@ -155,9 +155,9 @@ class Call:
 
     def of_heads(self, heads: Int[Tensor, " heads"]) -> Call:
         """The same for some of the query heads, each with keys and values of its own."""
-        shared = heads * self.key.shape[1] // self.query.shape[1]
-        query, key, value = self.query[:, heads], self.key[:, shared], self.value[:, shared]
-        return dataclasses.replace(self, query=query, key=key, value=value)
+        count = self.query.shape[1]
+        key, value = (each[:, heads * each.shape[1] // count] for each in (self.key, self.value))
+        return dataclasses.replace(self, query=self.query[:, heads], key=key, value=value)
 
     def summed(self, visible: Bool[Tensor, "some q keys"]) -> Float[Tensor, "rows heads q d"]:
         """The sum of the values that each query sees."""

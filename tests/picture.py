@@ -1,7 +1,8 @@
-"""Makes the README's picture: the top of a report, from its headline to the first rows of its first leaderboard.
+"""Makes the README's picture: the top of a report, from its headline to the first rows of its first leaderboard; of
+several tasks, to the chart of the first one.
 
     python tests/picture.py runs/demo docs/images/leaderboard.png
-    python tests/picture.py runs/demo docs/images/leaderboard.png --rows 5 --width 1200
+    python tests/picture.py runs/vcd docs/images/vcd.png --rows 5 --width 1200
 
 DIR is a folder with a `report.html` (`sightline report DIR` writes it). Chromium or Chrome has to be installed; where
 it is not, nothing is written and the exit code is 2. The page is cut by its marks, so that the picture ends with a
@@ -32,16 +33,20 @@ MARGIN = 32
 COLOURS = 128
 _BOARD = re.compile(r'<table class="board.*?</table>', re.DOTALL)
 _ROW = re.compile(r"<tr class=\"(?:strategy|control|reference)\">.*?</tr>", re.DOTALL)
+_OVERVIEW = '<nav class="overview"'
+_CHART = "</figure>"
 _SCRIPT = re.compile(r"<script>.*?</script>", re.DOTALL)
 
 
 def top(page: str, rows: int) -> str:
-    """The page up to its first leaderboard, of which the first rows are left.
+    """The page up to its first leaderboard, of which the first rows are left; of several tasks, up to the first chart.
 
     Args:
         page: a `report.html`.
         rows: how many rows of the leaderboard stay.
     """
+    if _OVERVIEW in page and _CHART in page:
+        return _SCRIPT.sub("", page.partition(_CHART)[0]) + f"{_CHART}</section></main></body></html>"
     board = _BOARD.search(page)
     if board is None:
         raise SystemExit("picture: this report has no leaderboard")

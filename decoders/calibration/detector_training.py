@@ -53,19 +53,18 @@ def measure(
         tokenizer: the model's, or its processor.
         items: passages with questions; a few hundred.
         asking: how they are put to the model.
-        top: how many heads to keep.
+        top: how many heads to keep; all of a model that has fewer.
         name: of the model, kept in the file.
         settings: where the items are from, kept in the file.
         track: gives the items back one by one, for a progress bar.
 
     Raises:
-        InvalidParameter: `top` is not from 1 to the number of heads.
+        InvalidParameter: `top` is less than 1.
         CalibrationFailed: too few questions were answered, or no head looks at what is used.
     """
     asking = asking or Asking()
-    every = adapter.layers * adapter.heads
-    if not 1 <= top <= every:
-        raise InvalidParameter(f"detector: top must be from 1 to {every}, this model's heads, got {top}.")
+    if top < 1:
+        raise InvalidParameter(f"detector: top must be 1 or more, got {top}.")
     rows = collect(adapter, tokenizer, track(items), asking)
     _check(rows)
     kept = {**asdict(asking), "top": top, "items": rows.asked, "answered": rows.answered, **(settings or {})}
@@ -123,7 +122,7 @@ def _check(rows: Rows) -> None:
     held = held_out(rows)
     if rows.answered < FEWEST or not both(rows.labels[held]) or not both(rows.labels[~held]):
         raise CalibrationFailed(
-            f"The model answered {rows.answered} of {rows.asked} questions from their passages, and {FEWEST} answers are "
-            "needed at least.",
+            f"The model answered {rows.answered} of {rows.asked} questions from their passages; {FEWEST} are needed at "
+            "least.",
             "Ask more, in words that the model knows (data=FILE), in a form that it was trained on (prompt=...).",
         )

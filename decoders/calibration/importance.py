@@ -131,11 +131,11 @@ def head_scores(
 ) -> tuple[Float[Tensor, "layers heads"], int]:
     """`contributions` of every layer for one continuation, on the CPU, and how many tokens were read."""
     device = inputs["input_ids"].device
-    answer = torch.tensor(ids, device=device)
-    call = extended(inputs, answer[None, :-1])
     run: Any = adapter.model
     keeps = "logits_to_keep" in inspect.signature(run.forward).parameters
     with listening(adapter) as heard:
+        answer = torch.tensor(ids, device=device)
+        call = extended(inputs, answer[None, :-1])
         logits = run(**call, use_cache=False, **({"logits_to_keep": len(ids)} if keeps else {})).logits
         loss = nn.functional.cross_entropy(widen(logits[0, -len(ids) :]), answer.to(logits.device))
         outputs = [heard[layer] for layer in sorted(heard)]

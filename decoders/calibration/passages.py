@@ -1,12 +1,17 @@
-"""What DAGCD's detector is measured on: short passages with invented names, and a question that only they answer.
+"""What DAGCD's detector is measured on: passages with a question that they answer, made up here or the user's own.
 
-Nobody has heard of these people and places, so no model knows an answer by heart. All of it was written for this.
+Nobody has heard of the people and places of the made-up ones, so no model knows an answer by heart. All of it was
+written for this.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
+
+from .errors import CalibrationInvalid, CalibrationMissing
 
 SENTENCES = (4, 8)
 """How many sentences a passage has: low and high, both included."""
@@ -64,6 +69,43 @@ _RELATIONS = (
 def items(count: int, seed: int = 0) -> list[Item]:
     """So many passages, each with one question; the same for the same seed."""
     return [_item(Random(f"{seed}/{number}")) for number in range(count)]
+
+
+def read_items(path: str | Path) -> list[Item]:
+    """The user's own: JSON lines with `context`, `question` and `answers` (a list of texts).
+
+    Raises:
+        CalibrationMissing: there is no such file.
+        CalibrationInvalid: it holds nothing, or a line says something else; names the line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise CalibrationMissing(
+            f"There is no file {str(path)!r}.",
+            'Give JSON lines such as {"context": "", "question": "", "answers": [""]}.',
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CalibrationInvalid(f"{str(path)!r} cannot be read: {error}.") from error
+    found = [_read(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise CalibrationInvalid(f"{str(path)!r} holds no passage.", "Give context, question and answers on each line.")
+    return found
+
+
+def _read(line: str, where: str) -> Item:
+    try:
+        held = json.loads(line)
+    except ValueError as error:
+        raise CalibrationInvalid(f"{where} is no JSON: {error}.") from error
+    held = held if isinstance(held, dict) else {}
+    context, question, answers = (held.get(name) for name in ("context", "question", "answers"))
+    texts = [context, question, *(answers if isinstance(answers, list) and answers else [None])]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise CalibrationInvalid(
+            f"{where} must have context and question, texts, and answers, a list of texts; none of them empty."
+        )
+    return Item(str(context), str(question), tuple(str(text) for text in texts[2:]))
 
 
 def _item(rng: Random) -> Item:

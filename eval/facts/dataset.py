@@ -80,7 +80,7 @@ def _swap(fact: Fact, split: DatasetSplit, number: int) -> dict[str, Any]:
     other = passages.contradicting(rng, split, fact)
     agrees = replace(other, value=fact.value)
     size = int(rng.randint(SENTENCES[0], SENTENCES[1] + 1))
-    sentences = passages.surrounded(rng, split, agrees, size)
+    sentences = passages.surrounded(rng, split, agrees, size, (other.value,))
     swapped = [other if sentence is agrees else sentence for sentence in sentences]
     name = f"{fact.subject}/{fact.relation.name}"
     return {

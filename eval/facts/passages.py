@@ -96,18 +96,21 @@ def known_fact(rng: RandomState, relation: Relation) -> Fact:
     return next(fact for fact in of_subject if fact.relation is relation)
 
 
-def surrounded(rng: RandomState, split: Split, target: Sentence, size: int) -> list[Sentence]:
+def surrounded(
+    rng: RandomState, split: Split, target: Sentence, size: int, unsaid: Sequence[str] = ()
+) -> list[Sentence]:
     """A passage of `size` sentences with `target` at a random place.
 
     The others tell of fresh subjects: half of them the same kind of thing, so that what is asked for must be found by
-    its subject. No two sentences say the same thing of the same subject.
+    its subject. No two sentences say the same thing of the same subject, and no other sentence has the target's value,
+    or one of `unsaid`.
     """
     sentences = [target]
     taken = {(target.subject, target.relation.name)}
     while len(sentences) < size:
         relation = target.relation if rng.randint(2) else pick(rng, world.RELATIONS)
         other = extending(rng, split, relation)
-        if (other.subject, other.relation.name) not in taken:
+        if (other.subject, other.relation.name) not in taken and other.value not in (target.value, *unsaid):
             taken.add((other.subject, other.relation.name))
             sentences.append(other)
     return knowledge.shuffled(rng, sentences)

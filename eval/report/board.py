@@ -185,8 +185,14 @@ def sections(runs: Sequence[Run], compare: Compare) -> list[Section]:
     found: dict[tuple[str, str, str, str], list[Run]] = {}
     for run in runs:
         found.setdefault((run.task, run.task_version, run.model, _identity(run.data)), []).append(run)
-    made = [_section(found[key], compare) for key in sorted(found)]
+    made = [_section(found[key], compare) for key in sorted(found, key=lambda key: (_task_rank(key[0]), key))]
     return [replace(section, variant=_variant(section, made)) for section in made]
+
+
+def _task_rank(task: str) -> int:
+    """The place of a task's kind in `_TASKS`; unknown kinds come last."""
+    kinds, kind = list(_TASKS), task.replace("-", "_").partition("_")[0].lower()
+    return kinds.index(kind) if kind in kinds else len(kinds)
 
 
 def _variant(section: Section, every: Sequence[Section]) -> str:

@@ -161,13 +161,10 @@ def test_layers_of_the_tower_up_to_the_selected_one(llava, inputs, monkeypatch):
 
 
 def test_the_middle_third_of_the_layers(llava):
-    found = {}
+    found, family = {}, type(adapter_for(llava))
     for count in (1, 3, 4, 28, 32):
-
-        class Counted(type(adapter_for(llava))):
-            layers = count
-
-        request = sightline.decoders.Request({"input_ids": torch.tensor([[7]])}, Counted(llava))
+        adapter = type("Counted", (family,), {"layers": count})(llava)
+        request = sightline.decoders.Request({"input_ids": torch.tensor([[7]])}, adapter)
         found[count] = CausalMM().language(request).edits[0].layers
     assert found == {1: (0,), 3: (1,), 4: (1,), 28: tuple(range(9, 18)), 32: tuple(range(11, 21))}
 

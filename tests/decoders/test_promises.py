@@ -21,6 +21,7 @@ ACTIVE = {
     "iava": lambda heads: sightline.IAVA(lamb=-0.2, alpha=2.0, instruction="Tell."),
     "code": lambda heads: sightline.CODE(desc_prompt="Tell.", desc_max_new_tokens=6),
     "causalmm": lambda heads: sightline.CausalMM(modality="multimodal", language_layers="all"),
+    "hicd": lambda heads: sightline.HICD(alpha=3.0, heads=heads.replace("heads.json", "inducing.json")),
     "avc+decore": lambda heads: sightline.Together(
         (sightline.AVC(lamb=0.3, beta=0.0), sightline.DeCoRe(num_heads=2, heads=heads, alpha_mode="static", alpha=2.0))
     ),
@@ -33,6 +34,7 @@ NEUTRAL = {
     "iava": lambda heads: sightline.IAVA(alpha=0.0, beta=0.0),
     "code": lambda heads: sightline.CODE(alpha_mode="fixed", alpha=0.0, beta_mode="fixed", beta=0.0),
     "causalmm": lambda heads: sightline.CausalMM(gamma=0.0, epsilon=0.0),
+    "hicd": lambda heads: sightline.HICD(alpha=0.0, beta=0.0),
     "vcd+avc": lambda heads: sightline.Together((sightline.VCD(alpha=0, beta=0), sightline.AVC(alpha=0, beta=0))),
 }
 MODES = {
@@ -50,7 +52,9 @@ def processor():
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
-    return str(HeadRanking("image", "random", 3, 4, RANKED).save(tmp_path_factory.mktemp("heads") / "heads.json"))
+    folder = tmp_path_factory.mktemp("lists")
+    (folder / "inducing.json").write_text('{"1": [0, 3], "2": [1]}')
+    return str(HeadRanking("image", "random", 3, 4, RANKED).save(folder / "heads.json"))
 
 
 @pytest.fixture(scope="module")

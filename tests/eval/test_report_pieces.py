@@ -132,7 +132,7 @@ def test_what_a_leaderboard_says_of_its_choices(tmp_path: Path) -> None:
     (tmp_path / ABOUT).write_text('{"name": "demo", "about": "Chosen on \\u202evalidation."}')
     assert about(tmp_path) == "Chosen on \u27e8U+202E\u27e9validation."
     (tmp_path / ABOUT).write_text('{"name": "demo"}')
-    with pytest.raises(ReportError, match="cannot be read. Delete it"):
+    with pytest.raises(ReportError, match=r"cannot be read\. Delete it"):
         about(tmp_path)
 
 

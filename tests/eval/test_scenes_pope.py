@@ -84,7 +84,7 @@ def test_an_image_with_everything_in_it_is_an_error_and_no_endless_loop():
 def test_too_few_objects_or_an_unknown_split_are_errors():
     with pytest.raises(TooFewObjects, match=r"needs 4 objects in each image.*lower k"):
         build_pope(GOLDEN["input"], "random", k=4)
-    with pytest.raises(ConfigError, match="no split 'hard'.*popular"):
+    with pytest.raises(ConfigError, match=r"no split 'hard'.*popular"):
         build_pope(GOLDEN["input"], "hard")  # type: ignore[arg-type]
 
 
