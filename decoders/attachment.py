@@ -7,7 +7,7 @@ the user's list vouches that every step was contrasted. docs/engine.md explains 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self

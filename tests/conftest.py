@@ -13,10 +13,17 @@ import pytest
 import torch
 from beartype import beartype
 from jaxtyping import jaxtyped
-from sightline.decoders import cgvlm, contrast, controls, vcd
+from sightline.decoders import cgvlm, context_tokens, contrast, controls, dagcd, vcd
 from transformers import CLIPVisionConfig, LlamaConfig, LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
 
-for module in (cgvlm, contrast, controls, vcd):  # shapes in signatures are checked in tests, and only here
+for module in (
+    cgvlm,
+    context_tokens,
+    contrast,
+    controls,
+    dagcd,
+    vcd,
+):  # shapes in signatures are checked in tests, and only here
     for name, function in list(vars(module).items()):
         if inspect.isfunction(function) and function.__module__ == module.__name__:
             setattr(module, name, jaxtyped(function, typechecker=beartype))

@@ -14,9 +14,6 @@ from sightline.decoders.context_tokens import attention_ratio, distinct, in_top
 from sightline.decoders.plan import Step
 from sightline.models import adapter_for, errors
 from sightline.models.attention import _STATES
-from sightline.models.blanks import blank_tokens
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 DAGCD = sightline.DAGCD
 STEPS = 6
@@ -91,12 +88,15 @@ def answers(model, decoder, inputs, seed=3, **kwargs):
 # The reference's numbers
 
 
+def tables_of(vectors):
+    ids = torch.tensor([vectors["input_ids"]])
+    columns = torch.arange(ids.shape[1])
+    return distinct(ids, ((columns >= vectors["context_start"]) & (columns <= vectors["context_end"]))[None])
+
+
 def sensed(case, vectors):
     """The reference's step through our functions: distinct tokens, ratios, flags, U."""
-    ids = torch.tensor([vectors["input_ids"]])
-    context = torch.zeros_like(ids, dtype=torch.bool)
-    context[:, vectors["context_start"] : vectors["context_end"] + 1] = True
-    tables = distinct(ids, context)
+    tables = tables_of(vectors)
     ratio = attention_ratio(torch.tensor([case["attention_last_row"]]).double(), tables.inverse, tables.counts)
     logits = torch.tensor([case["logits"]]).double()
     coef, weights = (torch.tensor(case[name]).double() for name in ("detector_coef", "head_weights"))
@@ -128,16 +128,13 @@ def step_of(vectors, case, norm):
     """The same step as `combine` sees it, with the weights that our own normalisation makes."""
     chosen = tuple((0, head, value) for head, value in enumerate(case["detector_coef"]))
     decoder = DAGCD(alpha=case["alpha"], top_rank=case["top_rank"], weight_norm=norm, ends=())
-    ids = torch.tensor([vectors["input_ids"]])
-    context = torch.zeros_like(ids, dtype=torch.bool)
-    context[:, vectors["context_start"] : vectors["context_end"] + 1] = True
 
     class Any:
         model = torch.zeros(1, dtype=torch.float64)
 
-    held = decoder.settled(made(chosen, case["detector_intercept"]), Any, None, ids.device)
+    held = decoder.settled(made(chosen, case["detector_intercept"]), Any, None, torch.device("cpu"))
     probes = {0: torch.tensor([case["attention_last_row"]]).double()}
-    return decoder, Step(0, probes, {**distinct(ids, context)._asdict(), **held})
+    return decoder, Step(0, probes, {**tables_of(vectors)._asdict(), **held})
 
 
 def test_a_negative_sum_of_weights_bans_in_the_reference_and_never_by_default(vectors):
@@ -194,6 +191,16 @@ def test_an_end_token_on_top_leaves_the_row_alone(vectors):
         assert torch.allclose(scores, logits.log_softmax(-1)) != moved
 
 
+def test_a_step_reads_nothing_back_to_the_host(vectors):
+    """Tensors without content go through: nothing of the step depends on a number that Python would have to see."""
+    case = vectors["cases"][0]
+    for norm in ("relu_sum", "sum"):
+        decoder, step = step_of(vectors, case, norm)
+        context = {name: value.to("meta") if torch.is_tensor(value) else value for name, value in step.context.items()}
+        empty = Step(0, {layer: probe.to("meta") for layer, probe in step.probes.items()}, context)
+        assert decoder.combine(torch.zeros(1, 20, device="meta"), [], empty).shape == (1, 20)
+
+
 # Against the naive decoder
 
 
@@ -230,8 +237,8 @@ def test_the_comparison_could_fail(loud, batch, detector):
 def test_a_batch_is_its_rows_one_by_one(loud, batch, detector):
     decoder = active(detector)
     together = answers(loud, decoder, batch, spans=SPANS)
-    first = {name: value[:1, 6:] for name, value in batch.items()}
-    second = {name: value[1:] for name, value in batch.items()}
+    first, second = ({name: value[rows] for name, value in batch.items()} for rows in (0, 1))
+    first, second = ({n: v[None, left:] for n, v in one.items()} for one, left in ((first, 6), (second, 0)))
     alone = answers(loud, decoder, first, spans=[(2, 36)]) + answers(loud, decoder, second, spans=SPANS[1:])
     assert together == alone
     mixed = answers(loud, decoder, batch, spans=[None, SPANS[1]])
@@ -347,39 +354,6 @@ def test_ends_come_from_model_and_tokenizer(llama, batch, detector):
         decoder = DAGCD(detector=detector, ends=ends)
         with sightline.attach(llama, decoder, batch, spans=SPANS, processor=processor) as attached:
             assert attached.plan.context["ends"].tolist() == expected
-
-
-def byte_level():
-    """Byte-level BPE: letters of GPT-2's alphabet, and some blanks that were merged."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("Ġ", "Ġ"), ("Ċ", "Ċ"), ("Â", "ł"), ("Ġ", "a")]
-    pieces = [*alphabet, *("".join(pair) for pair in merges)]
-    raw = Tokenizer(models.BPE({piece: place for place, piece in enumerate(pieces)}, merges))
-    raw.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False)
-
-
-def sentence_pieces():
-    """SentencePiece's mark, and bytes to fall back on."""
-    held = [
-        ("<unk>", 0.0),
-        *((f"<0x{byte:02X}>", -9.0) for byte in range(256)),
-        ("▁", -1.0),
-        ("▁▁", -1.0),
-        ("▁a", -1.0),
-    ]
-    raw = Tokenizer(models.Unigram(held, unk_id=0, byte_fallback=True))
-    raw.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁", " ")])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False)
-
-
-@pytest.mark.parametrize("make", [byte_level, sentence_pieces, tokenizer])
-def test_blank_tokens_are_those_of_the_whole_vocabulary(make):
-    each = make()
-    every = [token for token in range(len(each)) if not each.decode([token]).strip()]
-    assert len(every) >= 2
-    assert list(blank_tokens(each)) == every
-    assert blank_tokens(each) is blank_tokens(each)
 
 
 # Refusals

@@ -1,5 +1,6 @@
 """HICD's calibration: golden vectors, gradients against finite differences, files and their refusals, questions."""
 
+import copy
 import json
 from itertools import pairwise
 
@@ -183,6 +184,16 @@ def test_it_runs_where_gradients_are_off(llama):
     for off in (torch.no_grad, torch.inference_mode):
         with off():
             assert importance.measure(adapter_for(llama), [triple()]).correct == expected.correct
+
+
+def test_half_precision_does_not_vanish(llama):
+    """Gradients of a head whose words hardly matter are below what float16 can hold."""
+    small = copy.deepcopy(llama).half()
+    with torch.no_grad():
+        small.lm_head.weight.mul_(2.0**-12)
+    found = importance.measure(adapter_for(small), [triple()])
+    expected = importance.measure(adapter_for(copy.deepcopy(small).double()), [triple()])
+    torch.testing.assert_close(torch.tensor(found.correct), torch.tensor(expected.correct), atol=0, rtol=0.02)
 
 
 def test_nothing_to_measure_is_said(llama):
