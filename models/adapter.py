@@ -114,7 +114,8 @@ class Adapter:
 
     def early_logits(self, hidden: Tensor) -> Tensor:
         """What the model's own head makes of a hidden state `[..., hidden]` between layers, without the final norm."""
-        logits = self.owner.get_output_embeddings()(hidden)
+        head: Any = self.owner.get_output_embeddings()
+        logits = head(hidden)
         cap = getattr(self.decoder.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
