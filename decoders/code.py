@@ -20,7 +20,7 @@ batches, beams and sampling are served as well as greedy decoding of one prompt.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -116,6 +116,16 @@ class CODE(Strategy):
         fixed = self.beta_mode == "fixed"
         kept = plausible(base, self.beta) if fixed else likely(base, divergence(base, branches[0], self.k))
         return kept | ~step.per_row("described", base) if branches else kept
+
+    def numbers(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Mapping[str, Tensor]:
+        """D of each row, and the alpha in force."""
+        if not branches:
+            return {}
+        apart = divergence(base, branches[0], self.k)[:, 0]
+        return {
+            "divergence": apart,
+            "alpha": torch.full_like(apart, self.alpha) if self.alpha_mode == "fixed" else 1 - apart,
+        }
 
 
 def divergence(

@@ -1,5 +1,5 @@
 """Makes the README's picture: the top of a report, from its headline to the first rows of its first leaderboard; of
-several tasks, to the chart of the first one.
+several tasks the findings and the chart of the first one, without the prose between them.
 
     python tests/picture.py runs/demo docs/images/leaderboard.png
     python tests/picture.py runs/vcd docs/images/vcd.png --rows 5 --width 1200
@@ -35,18 +35,20 @@ _BOARD = re.compile(r'<table class="board.*?</table>', re.DOTALL)
 _ROW = re.compile(r"<tr class=\"(?:strategy|control|reference)\">.*?</tr>", re.DOTALL)
 _OVERVIEW = '<nav class="overview"'
 _CHART = "</figure>"
+_PROSE = re.compile(r'<p class="(?:lead|prose choices|prose|claim|data)">.*?</p>|<dl class="facts">.*?</dl>', re.DOTALL)
 _SCRIPT = re.compile(r"<script>.*?</script>", re.DOTALL)
 
 
 def top(page: str, rows: int) -> str:
-    """The page up to its first leaderboard, of which the first rows are left; of several tasks, up to the first chart.
+    """The page up to its first leaderboard, of which the first rows are left; of several tasks findings and a chart.
 
     Args:
         page: a `report.html`.
         rows: how many rows of the leaderboard stay.
     """
     if _OVERVIEW in page and _CHART in page:
-        return _SCRIPT.sub("", page.partition(_CHART)[0]) + f"{_CHART}</section></main></body></html>"
+        kept = _SCRIPT.sub("", _PROSE.sub("", page.partition(_CHART)[0]))
+        return f"{kept}{_CHART}</section></main></body></html>"
     board = _BOARD.search(page)
     if board is None:
         raise SystemExit("picture: this report has no leaderboard")

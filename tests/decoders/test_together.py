@@ -6,6 +6,7 @@ import pytest
 import sightline
 import torch
 from anything import STEPS, Anything
+from letters import asked, llava_processor, noise_image
 from naive import single, weights_of, whole
 from sightline.decoders import Branch, HeadEdit, Plan, Together, build
 from sightline.decoders.plan import KeyBias
@@ -88,6 +89,32 @@ def test_an_edited_base_beside_a_contrast(llava, inputs, branching):
         got = decoded(llava, Together(order), batch, branching=branching)
         assert got == naive_tokens(llava, batch, scores_of)
         assert got != decoded(llava, vcd, batch)
+
+
+def test_cgvlm_boosts_the_base_that_vcd_contrasts(llava):
+    """At the first token: the boosted row from CG-VLM alone, the noised row from the model itself, VCD's formula."""
+    processor = llava_processor()
+    batch = asked(processor, [[noise_image(1)], [noise_image(2)]], ["Is it red?", "What is at the left side?"])
+    boost, vcd = sightline.CGVLM(alpha=1.5, gating="always", layers=(1, 2)), sightline.VCD(beta=0.0, noise_step=600)
+    settings = {"processor": processor, "output_scores": True, "return_dict_in_generate": True, "do_sample": False}
+
+    def first(decoder):
+        return sightline.generate(llava, decoder, batch, max_new_tokens=1, **settings).scores[0].double()
+
+    noised = noise_images(batch["pixel_values"], 600, "sigmoid", 0)
+    with torch.no_grad():
+        other = llava(**(batch | {"pixel_values": noised})).logits[:, -1]
+    for order in ((boost, vcd), (vcd, boost)):
+        torch.testing.assert_close(first(Together(order)), 2 * first(boost) - other, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(first(boost), first(sightline.CGVLM(alpha=0.0)), atol=1e-3)
+    gated = sightline.CGVLM(alpha=1.5, k=-1.0, layers=(1, 2))
+    torch.testing.assert_close(first(Together((gated, vcd))), first(Together((boost, vcd))))
+    texts = {
+        name: sightline.generate(llava, Together(parts), batch, processor=processor, max_new_tokens=STEPS)
+        for name, parts in {"one": (gated, vcd), "two": (vcd, gated), "off": (sightline.CGVLM(alpha=0.0), vcd)}.items()
+    }
+    assert texts["one"].equal(texts["two"])
+    assert texts["off"].equal(sightline.generate(llava, vcd, batch, max_new_tokens=STEPS))
 
 
 def test_neutral_parts_leave_the_other_alone(llava, inputs):
