@@ -22,10 +22,10 @@ ACTIVE = {
     "code": lambda heads: sightline.CODE(desc_prompt="Tell.", desc_max_new_tokens=6),
     "causalmm": lambda heads: sightline.CausalMM(modality="multimodal", language_layers="all"),
     "hicd": lambda heads: sightline.HICD(alpha=3.0, heads=heads.replace("heads.json", "inducing.json")),
-    "cgvlm": lambda heads: sightline.CGVLM(alpha=6.0, k=1.0, layers=(0, 1, 2)),
+    "cgvlm": lambda heads: sightline.CGVLM(alpha=6.0, k=0.025, layers=(0, 1, 2)),
     "dola": lambda heads: sightline.DoLa(layers="0,1,2"),
     "cgvlm+vcd": lambda heads: sightline.Together(
-        (sightline.CGVLM(alpha=6.0, k=1.0, layers=(0, 1, 2)), sightline.VCD(alpha=0.5, noise_step=700))
+        (sightline.CGVLM(alpha=6.0, k=0.025, layers=(0, 1, 2)), sightline.VCD(alpha=0.5, noise_step=700))
     ),
     "avc+decore": lambda heads: sightline.Together(
         (sightline.AVC(lamb=0.3, beta=0.0), sightline.DeCoRe(num_heads=2, heads=heads, alpha_mode="static", alpha=2.0))
