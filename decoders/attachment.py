@@ -329,7 +329,11 @@ class Attachment(LogitsProcessor):
                 "The attention function was changed while attached; edits and probes no longer act.",
                 "Leave the attention implementation alone inside the block.",
             )
-        positions = zip(*(logits.unbind(1) for logits in self._running.logits(output, self._rows)), strict=True)
+        streams = self._running.logits(output, self._rows)
+        if self._cache is not None and self._past < self._running.width:
+            output["logits"] = streams[0]  # a chunk of the prompt: nothing is chosen from it
+            return output
+        positions = zip(*(logits.unbind(1) for logits in streams), strict=True)
         output["logits"] = torch.stack([self._contrast(place, *each) for place, each in enumerate(positions)], dim=1)
         self._contrasted += 1
         return output

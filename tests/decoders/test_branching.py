@@ -177,6 +177,23 @@ def test_a_fork_runs_the_prompt_once(llava, inputs, branching):
     assert stats.passes == 1 + STEPS * (1 if branching == "rows" else 2)
 
 
+@pytest.mark.parametrize("kind", ["image", "uniform", "vision"])
+@pytest.mark.parametrize("branching", ["rows", "sequential"])
+def test_a_prompt_in_chunks_gives_the_same(llava, inputs, kind, branching):
+    batch = inputs((5, 8))
+    branch, _ = cases(llava, batch, kind)
+    whole_prompt, _ = run(llava, batch, (branch,), branching)
+    chunks, _ = run(llava, batch, (branch,), branching, prefill_chunk_size=5)
+    assert chunks.sequences.equal(whole_prompt.sequences)
+
+
+@pytest.mark.parametrize("kind", ["fork uniform", "shorter"])
+def test_what_needs_the_whole_prompt_refuses_chunks(llava, inputs, kind):
+    batch = inputs((5, 8))
+    with pytest.raises(errors.UnsupportedMode, match="prefill_chunk_size"):
+        run(llava, batch, (cases(llava, batch, kind)[0],), "rows", prefill_chunk_size=5)
+
+
 def test_heads_that_do_not_exist_are_refused(llava, inputs):
     before = llava.config.text_config._attn_implementation
     for edit in (HeadEdit(3, (0,)), HeadEdit(0, (4,))):
