@@ -2,6 +2,7 @@
 
     about: one or two sentences for the report
     common: [model=tiny-llava]                      # overrides of every run
+    jobs: 2                                         # processes side by side, a thread each; 1 where it is left out
     tasks:                                          # the tasks, each with its own overrides
       pope_scenes: [run.limit=120]
     modes: [greedy, sample]                         # choices of the generation group
@@ -31,7 +32,7 @@ from .errors import ConfigError, unknown
 from .settings import MODES
 
 GROUP = "leaderboard"
-_PARTS = ("about", "common", "tasks", "modes", "decoders", "runs")
+_PARTS = ("about", "common", "jobs", "tasks", "modes", "decoders", "runs")
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ class Board:
         common: overrides of every run.
         runs: overrides of each run.
         about: what a reader of the report should know of the choices made here.
+        jobs: processes that make runs side by side.
     """
 
     name: str
     common: tuple[str, ...]
     runs: tuple[tuple[str, ...], ...]
     about: str = ""
+    jobs: int = 1
 
 
 def boards() -> list[str]:
@@ -77,9 +80,11 @@ def read_board(name: str) -> Board:
     for part in tree:
         _one_of("part of a leaderboard", part, _PARTS)
     runs = (*_crossed(tree), *(_overrides("runs", run) for run in _list("runs", tree.get("runs"))))
-    return Board(
-        path.stem, _overrides("common", tree.get("common")), runs, " ".join(str(tree.get("about", "")).split())
-    )
+    jobs = tree.get("jobs", 1)
+    if type(jobs) is not int or jobs < 1:
+        raise ConfigError(f"jobs must be a whole number from 1 on, got {jobs!r}.", "One process for each core will do.")
+    about = " ".join(str(tree.get("about", "")).split())
+    return Board(path.stem, _overrides("common", tree.get("common")), runs, about, jobs)
 
 
 def _crossed(tree: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

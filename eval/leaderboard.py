@@ -1,18 +1,22 @@
 """Several runs that belong together, from one list, and the report over them.
 
-A leaderboard is a YAML file in `conf/leaderboard/` (or any path); `eval.boards` reads it. The model is loaded once.
-Runs that are complete are kept, so a stopped leaderboard goes on where it was.
+A leaderboard is a YAML file in `conf/leaderboard/` (or any path); `eval.boards` reads it. The model is loaded once, or
+once in each of `jobs` processes. Runs that are complete are kept, so a stopped leaderboard goes on where it was.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
+from ..models import Loaded
 from . import runner
 from .boards import Board
 from .config import compose_settings
@@ -23,6 +27,7 @@ from .settings import Settings
 from .tasks import registry as tasks
 
 GREEDY = "greedy"
+_HELD: dict[Any, Loaded] = {}
 
 
 def run_board(board: Board, overrides: Sequence[str], command: Sequence[str] = ()) -> tuple[Path, int]:
@@ -47,22 +52,44 @@ def run_board(board: Board, overrides: Sequence[str], command: Sequence[str] = (
     asked = [compose_settings([*board.common, root, *run, *overrides]) for run in board.runs]
     for settings, _ in asked:
         runner.settle(settings)
-    asked.sort(key=lambda each: each[0].decoder.name != GREEDY)  # the lengths that captions are cut to come from it
-    held: dict[Any, Any] = {}
-    done: list[tuple[Settings, Path]] = []
-    failed = 0
-    with tqdm(asked, desc=board.name, unit="run", disable=not sys.stderr.isatty()) as bar:
-        for settings, tree in bar:
-            bar.set_postfix_str(f"{settings.task.name} {settings.decoder.name} {settings.generation.mode}")
-            if settings.model not in held:
-                held = {settings.model: runner.load_model(settings.model)}
-            outcome = runner.run(settings, tree, command=command, parent=True, loaded=held[settings.model])
-            score_run(outcome.folder, like=_reference(settings, done))
-            failed += outcome.n_error
-            done.append((settings, outcome.folder))
+    bar = tqdm(_made(asked, command, board.jobs), board.name, len(asked), unit="run", disable=not sys.stderr.isatty())
+    outcomes = {place: (folder, failed) for place, folder, failed in bar}
+    done = [(settings, outcomes[place][0]) for place, (settings, _) in enumerate(asked)]
+    for settings, made in done:
+        score_run(made, like=_reference(settings, done))
+    failed = sum(each for _, each in outcomes.values())
     folder = done[0][1].parent
     write_json(folder / ABOUT, {"name": board.name, "about": board.about})
     return write_report(folder).html, failed
+
+
+def _made(asked: Sequence[tuple[Settings, Any]], command: Sequence[str], jobs: int) -> Iterator[tuple[int, Path, int]]:
+    """Make the runs; each one's place, folder and number of samples without an answer, as they are done."""
+    if jobs == 1:
+        for place, (settings, tree) in enumerate(asked):
+            yield place, *_make(settings, tree, command)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        places = {pool.submit(_make, *each, command): place for place, each in enumerate(asked)}
+        try:
+            for future in as_completed(places):
+                yield places[future], *future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _one_thread() -> None:
+    """Processes that share a machine do best with a thread each."""
+    torch.set_num_threads(1)
+
+
+def _make(settings: Settings, tree: Any, command: Sequence[str]) -> tuple[Path, int]:
+    """One run, on the model that this process holds, if it is the one that is asked for."""
+    if settings.model not in _HELD:
+        _HELD.clear()
+        _HELD[settings.model] = runner.load_model(settings.model)
+    outcome = runner.run(settings, tree, command=command, parent=True, loaded=_HELD[settings.model])
+    return outcome.folder, outcome.n_error
 
 
 def _reference(settings: Settings, done: Sequence[tuple[Settings, Path]]) -> Path | None:

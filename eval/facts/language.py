@@ -17,11 +17,12 @@ BOOK = "\nBased on the content of the book, Question: {}\nAnswer:"
 
 @dataclass(frozen=True)
 class Turn:
-    """A prompt, or what follows a passage, and its answer."""
+    """A prompt, or what follows a passage, and its answer; `place` is the sentence of the passage that it is about."""
 
     task: str
     text: str
     answer: str
+    place: int | None = None
 
 
 def capital(text: str) -> str:

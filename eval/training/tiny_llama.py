@@ -24,27 +24,30 @@ from .tiny_llama_quality import write_heads, write_quality
 from .tiny_llama_words import LONGEST, build_tokenizer
 
 LOG = "train_log.jsonl"
+WIDTH = 128
 ROWS = 576
 """Rows of the embeddings: the tokens, rounded up."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase, *, seed: int = 0) -> LlamaForCausalLM:
-    """An untrained tiny-llama: 4 layers of 128, 8 heads in 4 groups."""
+    """An untrained tiny-llama: 4 layers of 128, 8 heads in 4 groups, one matrix for words in and out."""
     torch.manual_seed(seed)
     tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = LlamaConfig(
         vocab_size=ROWS,
-        hidden_size=128,
+        hidden_size=WIDTH,
         intermediate_size=256,
         num_hidden_layers=4,
         num_attention_heads=8,
         num_key_value_heads=4,
         head_dim=32,
         max_position_embeddings=LONGEST,
-        tie_word_embeddings=False,
+        tie_word_embeddings=True,
         **tokens,
     )
     model = LlamaForCausalLM(config)
+    with torch.no_grad():  # of length 1: what a head copies then is a guess at the next token from the start
+        model.get_input_embeddings().weight.normal_(0, WIDTH**-0.5)
     model.generation_config = GenerationConfig(**tokens)
     return model.eval()
 

@@ -18,8 +18,9 @@ from ..facts.knowledge import pick
 from ..facts.language import Turn
 from .loop import Batches, Progress, learning_rate
 from .packing import IGNORED
+from .tiny_llama_guide import guide_loss
 from .tiny_llama_packing import GroupPacker, Rows
-from .tiny_llama_turns import BINDING, EVEN, Group, Mix, closed, draw_groups
+from .tiny_llama_turns import COPYING, EVEN, Group, Mix, closed, draw_groups
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +32,14 @@ class Recipe:
     `stages` are pairs of a first step and what steps hold from there on.
     """
 
-    steps: int = 5000
-    stages: tuple[tuple[int, Mix], ...] = ((0, EVEN), (1600, BINDING), (3800, EVEN))
+    steps: int = 3200
+    stages: tuple[tuple[int, Mix], ...] = ((0, COPYING), (900, EVEN))
     rate: float = 1.5e-3
     warmup: int = 100
     decay: float = 0.05
     seed: int = 0
-    measure_every: int = 200
-    save_every: int = 200
+    measure_every: int = 100
+    save_every: int = 100
 
 
 def mix_at(recipe: Recipe, step: int) -> Mix:
@@ -51,17 +52,29 @@ def text_batch(packer: GroupPacker, recipe: Recipe, step: int) -> Rows:
     return packer.pack(draw_groups(world.generator("train", recipe.seed, step), mix_at(recipe, step)))
 
 
-def hidden_states(model: LlamaForCausalLM, rows: Rows) -> Tensor:
-    """The last hidden states `[batch, length, hidden]`: what a forward on each turn alone computes."""
-    outputs = model.model(input_ids=rows.ids, attention_mask=rows.mask, position_ids=rows.positions, use_cache=False)
-    return outputs.last_hidden_state
+def forward(model: LlamaForCausalLM, rows: Rows, *, attentions: bool = False) -> Any:
+    """The output of the text decoder: for each turn what a forward on its prefix and it alone computes."""
+    packed = {"input_ids": rows.ids, "attention_mask": rows.mask, "position_ids": rows.positions}
+    return model.model(**packed, use_cache=False, output_attentions=attentions)
 
 
-def answer_loss(model: LlamaForCausalLM, rows: Rows) -> Tensor:
-    """The mean cross-entropy of the answers' tokens."""
+def answer_scores(model: LlamaForCausalLM, rows: Rows) -> Tensor:
+    """Scores `[answer tokens, vocab]` of what is to be predicted."""
+    return model.lm_head(forward(model, rows).last_hidden_state[rows.targets != IGNORED])
+
+
+def text_loss(model: LlamaForCausalLM, rows: Rows, guide: float) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy of the answers' tokens, and the loss that is trained on: with supervised attention added.
+
+    Args:
+        model: the model; must compute its attention eagerly where `guide` is not 0.
+        rows: packed texts.
+        guide: weight of the supervised attention.
+    """
+    out = forward(model, rows, attentions=guide > 0)
     answers = rows.targets != IGNORED
-    scores = model.lm_head(hidden_states(model, rows)[answers])
-    return nn.functional.cross_entropy(scores, rows.targets[answers])
+    loss = nn.functional.cross_entropy(model.lm_head(out.last_hidden_state[answers]), rows.targets[answers])
+    return loss.detach(), loss + guide * guide_loss(out.attentions, rows.looks) if guide else loss
 
 
 def probe_groups(each: int = 96) -> list[Group]:
@@ -95,9 +108,8 @@ def probe(model: LlamaForCausalLM, packer: GroupPacker) -> dict[str, float]:
     right: defaultdict[str, list[bool]] = defaultdict(list)
     for group in probe_groups():
         rows = packer.pack([group])
-        answers = rows.targets != IGNORED
-        best = model.lm_head(hidden_states(model, rows)[answers]).argmax(-1)
-        right[group.turns[0].task].append(bool((best == rows.targets[answers]).all()))
+        wanted = rows.targets[rows.targets != IGNORED]
+        right[group.turns[0].task].append(bool((answer_scores(model, rows).argmax(-1) == wanted).all()))
     return {task: sum(marks) / len(marks) for task, marks in right.items()}
 
 
@@ -146,9 +158,11 @@ def train_text_model(
     for step, rows in Batches(lambda step: text_batch(packer, recipe, step), start, recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe.steps, recipe.rate, warmup=recipe.warmup)
-        loss = answer_loss(model, rows)
+        guide = mix_at(recipe, step).guide
+        model.set_attn_implementation("eager" if guide else "sdpa")
+        loss, whole = text_loss(model, rows, guide)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        whole.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         progress.advance(loss=loss.item())

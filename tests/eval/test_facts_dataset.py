@@ -91,5 +91,5 @@ def test_truthful_qa_facts():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_an_unknown_split_is_refused(name):
-    with pytest.raises(ConfigError, match="no task.split 'train'"):
+    with pytest.raises(ConfigError, match=r"no task\.split 'train'"):
         documents(name, split="train")

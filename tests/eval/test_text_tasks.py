@@ -56,7 +56,12 @@ def test_nq_swap_from_the_hubs_parquet(tmp_path):
 
 def test_memo_trap_from_its_files(tmp_path):
     head = "prompt,classes,answer_index\n"
-    lines = ['"Say ""a"": b","["" x."", "" y.""]",1', 'c,"[1, 2]",0', 'd,"["" x."", "" y.""]",2', "e,__import__('os'),0"]
+    lines = [
+        '"Say ""a"": b","["" x."", "" y.""]",1',
+        'c,"[1, 2]",0',
+        'd,"["" x."", "" y.""]",2',
+        "e,__import__('os'),0",
+    ]
     (tmp_path / "1-proverb-ending.csv").write_text(head + "\n".join(lines) + "\n")
     data = load("memo_trap", tmp_path, subtasks=["proverb_ending"])
     first, *rest = data.documents
@@ -100,7 +105,7 @@ def test_files_that_cannot_be_read(tmp_path):
         with pytest.raises(DataError, match=words):
             load("nq_swap", tmp_path)
         (tmp_path / name).unlink()
-    with pytest.raises(DataError, match="needs task.data"):
+    with pytest.raises(DataError, match=r"needs task\.data"):
         registry.load(registry.get("truthful_qa"), {})
 
 
