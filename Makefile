@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 HEADS := decoder.num_heads=1,2,4,8
 
-.PHONY: help install demo tune readme test check tiny wheel clean
+.PHONY: help install demo tune tunemore readme test check tiny wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -27,6 +27,15 @@ tune: install ## choose hyper-parameters on validation scenes (docs/tuning.md)
 	$(BIN)/sightline run -m experiment=tune_random_heads $(HEADS) decoder.alpha_mode=entropy,jsd
 	$(BIN)/sightline run -m experiment=tune_random_heads $(HEADS) decoder.alpha_mode=static decoder.alpha=0.5,1
 	for decoder in shift vcd decore random-heads; do $(BIN)/sightline tune runs/tune-$$decoder || exit; done
+
+tunemore: install ## the same for AVC, IAVA, CODE, CausalMM and CG-VLM, which cost more
+	$(BIN)/sightline run -m experiment=tune_avc decoder.alpha=0.5,1,2.5 decoder.lamb=0,1
+	$(BIN)/sightline run -m experiment=tune_iava decoder.alpha=0.5,1,2 decoder.rule=general_outlier_and_drop,difference_outlier
+	$(BIN)/sightline run -m experiment=tune_code
+	$(BIN)/sightline run -m experiment=tune_code decoder.alpha_mode=fixed decoder.beta_mode=fixed decoder.alpha=0.25,0.5,1
+	$(BIN)/sightline run -m experiment=tune_causalmm decoder.modality=vision,language,multimodal decoder.gamma=0.25,0.5,1
+	$(BIN)/sightline run -m experiment=tune_cgvlm decoder.gating=interaction decoder.alpha=0.1,0.25,0.5
+	for decoder in avc iava code causalmm cgvlm; do $(BIN)/sightline tune runs/tune-$$decoder || exit; done
 
 readme: install ## write the table of decoders into README.md
 	$(BIN)/sightline decoders --into README.md

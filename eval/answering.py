@@ -163,6 +163,7 @@ class Answerer:
         images: Sequence[Image | None],
         seeds: Sequence[int | None],
         candidates: Sequence[Sequence[str]] = (),
+        contexts: Sequence[str | None] = (),
     ) -> tuple[list[Answer], Cost]:
         """Answer a batch.
 
@@ -171,17 +172,20 @@ class Answerer:
             images: one for each prompt; None for each where the task has texts only.
             seeds: one for each prompt where tokens are drawn.
             candidates: continuations of each prompt, scored instead of answers being generated.
+            contexts: the part of each prompt that its answer shall be true to; empty where there is none, None where
+                the task knows of no such part.
 
         Raises:
             SightlineError: the strategy cannot serve this model, these inputs or this mode.
         """
         inputs = self._inputs(prompts, images)
         if any(candidates):
-            return self._choose(inputs, prompts, candidates)
+            return self._choose(inputs, prompts, candidates, contexts)
         if self.strategy is None:
             ids, reader = self._generate(inputs, seeds, None)
             return self._answers(inputs, ids, reader), self._plain_cost(reader)
-        with attach(self.loaded.model, self.strategy, inputs, processor=self.loaded.processor) as attachment:
+        marked = {"processor": self.loaded.processor, "spans": spans(contexts)}
+        with attach(self.loaded.model, self.strategy, inputs, **marked) as attachment:
             ids, reader = self._generate(inputs, seeds, attachment)
         answers, cost = self._answers(inputs, ids, reader), self._plain_cost(reader)
         if not attachment.plan.is_neutral:
@@ -206,9 +210,14 @@ class Answerer:
         return {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in moved.items()}
 
     def _choose(
-        self, inputs: dict[str, Any], prompts: Sequence[str], candidates: Sequence[Sequence[str]]
+        self,
+        inputs: dict[str, Any],
+        prompts: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        contexts: Sequence[str | None],
     ) -> tuple[list[Answer], Cost]:
-        found = choose(self.loaded, self.strategy or "greedy", inputs, prompts, candidates, special=self._special)
+        how = {"special": self._special, "spans": spans(contexts)}
+        found = choose(self.loaded, self.strategy or "greedy", inputs, prompts, candidates, **how)
         width = max(map(len, candidates))
         cost = Cost(found.forwards, found.rows, steps=width, base_rows=width * len(prompts))
         cost.generated_tokens = sum(map(sum, found.tokens))
@@ -244,6 +253,12 @@ class Answerer:
         tokens, finish = finished(ids.tolist(), self.config.eos_token_id, self.generation.max_new_tokens)
         text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Answer(text, int(n_prompt_tokens), len(tokens), finish, margin)
+
+
+def spans(contexts: Sequence[str | None]) -> list[str | None] | None:
+    """Contexts as `attach` takes them; None where the task knows none, so that who needs them refuses."""
+    known = any(context is not None for context in contexts)
+    return [context or None for context in contexts] if known else None
 
 
 def finished(ids: list[int], end: int | list[int] | None, limit: int | None) -> tuple[list[int], str]:

@@ -49,6 +49,7 @@ def choose(
     candidates: Sequence[Sequence[str]],
     *,
     special: bool = True,
+    spans: Sequence[str | None] | None = None,
 ) -> Choices:
     """Score the candidates of each prompt.
 
@@ -59,6 +60,7 @@ def choose(
         prompts: the same as text.
         candidates: for each prompt; prompts may have different numbers of them.
         special: whether the tokenizer puts start tokens before a prompt.
+        spans: the part of each prompt that is context, for strategies that ask for it.
 
     Raises:
         SightlineError: the strategy cannot serve this model or these inputs.
@@ -72,7 +74,8 @@ def choose(
     columns = [[own[min(place, len(own) - 1)] for own in ids] for place in range(width)]
     found = Choices(tokens=[[len(each) for each in own] for own in ids])
     with counting(loaded, found):
-        scores = decoders.score(loaded.model, strategy, inputs, columns, processor=loaded.processor)
+        marked = {"processor": loaded.processor, "spans": spans}
+        scores = decoders.score(loaded.model, strategy, inputs, columns, **marked)
     found.logprobs = [list(map(_kept, row[: len(own)])) for row, own in zip(scores.tolist(), ids, strict=True)]
     return found
 

@@ -95,7 +95,7 @@ def _call(name: str, arguments: list[str]) -> int:
 
 def _expected(error: Exception) -> bool:
     """Whether it is one of the library's own errors, whose text is made to be read."""
-    errors = sys.modules.get(f"{__name__.split('.', 1)[0]}.models.errors")
+    errors = sys.modules.get(f"{(__package__ or '').split('.', 1)[0]}.models.errors")
     return errors is not None and isinstance(error, errors.SightlineError)
 
 

@@ -93,11 +93,11 @@ def _make(settings: Settings, tree: Any, command: Sequence[str]) -> tuple[Path, 
 
 
 def _reference(settings: Settings, done: Sequence[tuple[Settings, Path]]) -> Path | None:
-    """The greedy run to whose lengths the captions of a run are cut; None for other answers, and where there is none.
+    """The greedy run to whose lengths the captions of another run are cut; None for other answers, or without one.
 
     It must have asked the same images the same thing.
     """
-    if tasks.get(settings.task.name).vocabulary is None:
+    if settings.decoder.name == GREEDY or tasks.get(settings.task.name).vocabulary is None:
         return None
     for other, folder in done:
         same = (other.model, other.task, other.prompt) == (settings.model, settings.task, settings.prompt)

@@ -87,6 +87,11 @@ class Request:
     samples: tuple[Planned, ...]
     candidates: tuple[str, ...] = ()
 
+    @property
+    def context(self) -> str | None:
+        """The part of the prompt that the answer shall be true to, as the document has it."""
+        return self.samples[0].document.context
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -192,7 +197,8 @@ def _key(document: Document, prompt: str, image: str | None, seed: int | None, c
 def _content(document: Document) -> list[Any]:
     """What of a document enters its key; what only texts have enters only for texts."""
     content = [document.split, document.doc_id, document.image, document.text, document.label]
-    more = [document.group, list(document.candidates), None if document.gold is None else dict(document.gold)]
+    gold = None if document.gold is None else dict(document.gold)
+    more = [document.group, list(document.candidates), gold, document.context]
     return content + more if any(more) else content
 
 

@@ -282,6 +282,7 @@ class Job:
                 [image for _, image in batch],
                 [request.seed for request in requests],
                 [request.candidates for request in requests],
+                [request.context for request in requests],
             )
         except SightlineError:
             raise

@@ -120,6 +120,7 @@ def _timed(answerer: Answerer, batch: Sequence[tuple[Request, Image | None]]) ->
         [image for _, image in batch],
         [request.seed for request in asked],
         [request.candidates for request in asked],
+        [request.context for request in asked],
     )
     _synchronize(answerer)
     return time.perf_counter() - start, sum(answer.n_output_tokens for answer in answers)

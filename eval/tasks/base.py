@@ -24,6 +24,8 @@ class Document:
         group: of a text task: what documents share that must not be torn apart; takes the image's place.
         candidates: given continuations of the prompt, which are scored instead of an answer being generated.
         gold: what scorers need beside the label, as JSON holds it.
+        context: the part of the text that the answer shall be true to, for strategies that ask for it; empty where
+            this text has none, None where the task knows none.
     """
 
     split: str
@@ -35,6 +37,7 @@ class Document:
     group: str = ""
     candidates: tuple[str, ...] = ()
     gold: Mapping[str, Any] | None = None
+    context: str | None = None
 
     @property
     def image_id(self) -> str:

@@ -101,6 +101,7 @@ def _document(split: str, row: rows.Row, lead: str, closed_lead: str) -> Documen
         str(held[right][0]),
         group=str(held.get("group") or name),
         gold={"answers": list(held[right]), "others": list(held[other])},
+        context=passage or "",
     )
 
 

@@ -47,7 +47,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, *, seed: int = 0) -> LlamaFo
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():  # of length 1: what a head copies then is a guess at the next token from the start
-        model.get_input_embeddings().weight.normal_(0, WIDTH**-0.5)
+        model.get_input_embeddings().weight.normal_(0, WIDTH**-0.5)  # pyright: ignore[reportCallIssue]
     model.generation_config = GenerationConfig(**tokens)
     return model.eval()
 

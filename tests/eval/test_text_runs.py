@@ -17,7 +17,7 @@ from sightline.eval.score import score_run
 from sightline.eval.training.tiny_llama import build_model
 from sightline.eval.training.tiny_llama_words import build_tokenizer
 from sightline.models import load
-from sightline.models.errors import UnsupportedModel
+from sightline.models.errors import MissingContext, UnsupportedModel
 
 CHOICE = ("memo_trap_facts", "truthful_qa_facts")
 TASKS = ("nq_swap_facts", *CHOICE)
@@ -158,6 +158,18 @@ def test_costs_count_branches(launch, heads):
         cost = json.loads((outcome.folder / "timings" / "summary.json").read_text())
         assert cost["rows_per_token"] == rows
         assert cost["requests"] == outcome.n_samples
+
+
+def test_strategies_are_told_what_is_context(launch):
+    """With and without a passage in one batch; where a task knows no context, what needs one refuses."""
+    ways = "task.contexts=[substituted,closed]"
+    plain = read_samples(final(launch("nq_swap_facts", ways, "run.limit=1", dir="plain")))
+    contrast = read_samples(final(launch("nq_swap_facts", "decoder=cad", ways, "run.limit=1", dir="cad")))
+    pairs = [(a.split, a.output == b.output) for a, b in zip(plain, contrast, strict=True)]
+    assert all(same for split, same in pairs if split == "closed")
+    assert not all(same for split, same in pairs if split == "substituted")
+    with pytest.raises(MissingContext):
+        launch("memo_trap_facts", "decoder=cad", dir="refused")
 
 
 def test_sampled_answers_depend_on_the_prompt_alone(launch):
