@@ -2,7 +2,8 @@
 
 CSV files with the columns `prompt`, `classes` (a Python list of endings, as text) and `answer_index`, one for each
 subtask, named like `1-proverb-ending.csv`; a column `group` is read where it is there. Every ending is scored as a
-continuation of the prompt; right means that the asked one is the likeliest.
+continuation of the prompt; right means that the asked one is the likeliest. The instruction counts as the context that
+the ending shall be true to, as in CAD's paper.
 """
 
 from __future__ import annotations
@@ -71,7 +72,14 @@ def _document(subtask: str, row: rows.Row) -> Document:
         group=str(row.fields.get("group") or f"{subtask}/{row.number}"),
         candidates=endings,
         gold={"true": [place], "best": place},
+        context=instruction(row.fields["prompt"]),
     )
+
+
+def instruction(prompt: str) -> str:
+    """The part of a prompt that says what to do: up to its first colon before a blank; empty where it has none."""
+    asked, colon, _ = prompt.partition(": ")
+    return asked + colon.rstrip() if colon else ""
 
 
 def _endings(row: rows.Row) -> tuple[str, ...] | None:

@@ -94,6 +94,7 @@ def _document(row: rows.Row, form: str) -> Document:
         group=str(row.fields.get("group") or row.number),
         candidates=tuple(f" {answer}" for answer in candidates),
         gold=gold,
+        context="",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -36,36 +37,78 @@ LEAD = "USER: "
 """What stands before the image."""
 
 
-def corpus(scenes: int = 400) -> Iterator[str]:
+@dataclass(frozen=True)
+class Chat:
+    """How a family writes one question on one image, in pieces that are tokens apart from each other.
+
+    Attributes:
+        lead: what stands before the image, start token included.
+        image: the token of the image.
+        turn: what follows the image: the question in its frame.
+        gap: what stands between the frame and the answer.
+        start: the token that the tokenizer puts before every text; none if empty.
+        end: the token that ends an answer.
+        pad: the token that pads.
+        others: further special tokens.
+    """
+
+    lead: str = BOS + LEAD
+    image: str = IMAGE
+    turn: str = TURN
+    gap: str = " "
+    start: str = BOS
+    end: str = EOS
+    pad: str = PAD
+    others: tuple[str, ...] = ()
+
+    @property
+    def specials(self) -> list[str]:
+        """All special tokens, in the order of their ids."""
+        return [token for token in (self.pad, self.start, self.end, self.image, *self.others) if token]
+
+    def text(self, question: str, answer: str) -> str:
+        """Question and answer as the model reads them, without special tokens."""
+        text = f"{self.lead}{self.turn.format(question)}{self.gap}{answer}"
+        for special in self.specials:
+            text = text.replace(special, "")
+        return text
+
+
+LLAVA = Chat()
+
+
+def corpus(scenes: int = 400, chat: Chat = LLAVA) -> Iterator[str]:
     """Text of the world: the turns on some training scenes, as the models read them."""
     for index in range(scenes):
         scene = draw_scene("train", index)
         for turn in draw_turns(scene, world.generator("corpus", index)):
-            yield f"{LEAD}{TURN.format(turn.text)} {turn.answer}"
+            yield chat.text(turn.text, turn.answer)
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(chat: Chat = LLAVA) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer: any text can be encoded, and the words of the world are single tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=[PAD, BOS, EOS, IMAGE],
+        special_tokens=chat.specials,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    bpe.train_from_iterator(corpus(), trainer)
-    start = bpe.token_to_id(BOS)
-    bpe.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, start)]
-    )
+    bpe.train_from_iterator(corpus(chat=chat), trainer)
+    if start := chat.start:
+        bpe.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A",
+            pair=f"{start} $A {start} $B",
+            special_tokens=[(start, bpe.token_to_id(start))],
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        extra_special_tokens={"image_token": IMAGE},
+        bos_token=chat.start or None,
+        eos_token=chat.end,
+        pad_token=chat.pad,
+        extra_special_tokens={"image_token": chat.image},
         padding_side="left",
         model_max_length=2048,
         clean_up_tokenization_spaces=False,

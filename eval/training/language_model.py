@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from ..scenes import language, world
 from ..scenes.language import Question
@@ -60,6 +60,10 @@ def language_batch(packer: Packer, recipe: Recipe, step: int) -> tuple[Tensor, P
     return torch.from_numpy(normalise(stack(scenes))), packer.pack(rows)
 
 
+Hidden = Callable[[Any, Tensor, Packed], Tensor]
+"""From a model, pixels `[batch, 3, 64, 64]` and packed sequences to the last hidden states `[batch, length, hidden]`."""
+
+
 def packed_hidden(model: LlavaForConditionalGeneration, pixels: Tensor, packed: Packed) -> Tensor:
     """The last hidden states of the packed sequences, `[batch, length, hidden]`: what the model's own forward computes
     for each turn alone.
@@ -82,11 +86,13 @@ def packed_hidden(model: LlavaForConditionalGeneration, pixels: Tensor, packed: 
     return outputs.last_hidden_state
 
 
-def answer_loss(model: LlavaForConditionalGeneration, pixels: Tensor, packed: Packed) -> Tensor:
+def answer_loss(
+    model: PreTrainedModel, pixels: Tensor, packed: Packed, hidden_of: Hidden = packed_hidden
+) -> Tensor:
     """The weighted mean cross-entropy of the answers' tokens."""
-    hidden = packed_hidden(model, pixels, packed)
+    hidden = hidden_of(model, pixels, packed)
     answers = packed.targets != IGNORED
-    scores = model.lm_head(hidden[answers])
+    scores = model.get_output_embeddings()(hidden[answers])
     losses = nn.functional.cross_entropy(scores, packed.targets[answers], reduction="none")
     weights = packed.weights[answers]
     return (losses * weights).sum() / weights.sum()
@@ -106,13 +112,18 @@ def _probe_turns(scene: Scene, index: int) -> list[Question]:
 
 @torch.no_grad()
 def probe(
-    model: LlavaForConditionalGeneration, packer: Packer, pairs: world.Pairs, scenes: int = 96
+    model: PreTrainedModel,
+    packer: Packer,
+    pairs: world.Pairs,
+    scenes: int = 96,
+    hidden_of: Hidden = packed_hidden,
 ) -> dict[str, float]:
     """The share of right first answer tokens for each sort of question, on validation scenes. Uses no `generate()`."""
     drawn = [draw_scene("validation", index, pairs=pairs, seed=1) for index in range(scenes)]
     rows = [_probe_turns(scene, index) for index, scene in enumerate(drawn)]
     packed = packer.pack(rows)
-    best = model.lm_head(packed_hidden(model, torch.from_numpy(normalise(stack(drawn))), packed)).argmax(-1)
+    hidden = hidden_of(model, torch.from_numpy(normalise(stack(drawn))), packed)
+    best = model.get_output_embeddings()(hidden).argmax(-1)
     right: defaultdict[str, list[bool]] = defaultdict(list)
     for row, (turns, starts) in enumerate(zip(rows, packed.starts, strict=True)):
         for turn, start in zip(turns, starts, strict=True):
@@ -120,7 +131,7 @@ def probe(
     return {task: sum(marks) / len(marks) for task, marks in right.items()}
 
 
-def _groups(model: LlavaForConditionalGeneration, decay: float) -> list[dict[str, Any]]:
+def _groups(model: PreTrainedModel, decay: float) -> list[dict[str, Any]]:
     """Parameters that are trained, in two groups: matrices decay, norms and biases do not."""
     trained = [value for value in model.parameters() if value.requires_grad]
     return [
@@ -137,15 +148,16 @@ def _save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, 
 
 
 def train_language_model(
-    model: LlavaForConditionalGeneration,
+    model: PreTrainedModel,
     packer: Packer,
     recipe: Recipe,
     *,
     state: Path,
     log: Callable[[dict], None],
     keep: Callable[[], None],
+    hidden_of: Hidden = packed_hidden,
 ) -> None:
-    """Trains projector and language model in place; goes on from `state` where that file is.
+    """Trains in place all parameters that require a gradient; goes on from `state` where that file is.
 
     Args:
         model: the model, with a trained vision tower, which stays as it is.
@@ -154,8 +166,8 @@ def train_language_model(
         state: the file that training can go on from.
         log: is handed a record every `measure_every` steps.
         keep: is called whenever the model has been measured, to save it for use.
+        hidden_of: the family's way through the model.
     """
-    model.model.vision_tower.requires_grad_(False)
     optimizer = torch.optim.AdamW(_groups(model, recipe.decay), lr=recipe.rate, betas=(0.9, 0.99))
     start = 0
     if state.exists():
@@ -167,7 +179,7 @@ def train_language_model(
     for step, (pixels, packed) in Batches(lambda step: language_batch(packer, recipe, step), start, recipe.last):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe.steps, recipe.rate, warmup=recipe.warmup)
-        loss = answer_loss(model, pixels, packed)
+        loss = answer_loss(model, pixels, packed, hidden_of)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -175,7 +187,7 @@ def train_language_model(
         progress.advance(loss=loss.item())
         done = step + 1
         if done % recipe.measure_every == 0 or done == recipe.last:
-            figures = {pairs: probe(model, packer, pairs) for pairs in ("intact", "broken")}
+            figures = {pairs: probe(model, packer, pairs, hidden_of=hidden_of) for pairs in ("intact", "broken")}
             flat = {f"{pairs} {task}": value for pairs, by in figures.items() for task, value in by.items()}
             log({"stage": "language", "step": done, "loss": loss.item(), **flat})
         if done % recipe.save_every == 0 or done == recipe.last:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..scenes.language import Question
-from .chat import BOS, EOS, IMAGE, LEAD, TURN
+from .chat import LLAVA, Chat
 
 IGNORED = -100
 
@@ -44,11 +44,13 @@ class Packer:
         tokenizer: the tokenizer of the model.
         image_tokens: how many tokens an image takes.
         caption_weight: the weight of a caption's token beside 1 for a token of an answer.
+        chat: how the family writes a question.
     """
 
     tokenizer: PreTrainedTokenizerBase
     image_tokens: int
     caption_weight: float = 0.5
+    chat: Chat = LLAVA
     _known: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
     def encode(self, text: str) -> list[int]:
@@ -59,7 +61,7 @@ class Packer:
 
     def prefix(self) -> list[int]:
         """All that stands before a question: start token, lead, image."""
-        return [*self.encode(BOS), *self.encode(LEAD), *self.encode(IMAGE) * self.image_tokens]
+        return [*self.encode(self.chat.lead), *self.encode(self.chat.image) * self.image_tokens]
 
     def pack(self, rows: Sequence[Sequence[Question]]) -> Packed:
         """One sequence for each row of turns, in the given order."""
@@ -85,8 +87,8 @@ class Packer:
             "starts": [],
         }
         for number, turn in enumerate(turns, 1):
-            question = self.encode(TURN.format(turn.text))
-            answer = [*self.encode(" " + turn.answer), *self.encode(EOS)]
+            question = self.encode(self.chat.turn.format(turn.text))
+            answer = [*self.encode(self.chat.gap + turn.answer), *self.encode(self.chat.end)]
             weight = self.caption_weight if turn.task == "caption" else 1.0
             line["starts"].append(len(line["ids"]) + len(question) - 1)
             size = len(question) + len(answer) - 1  # the last token has nothing to predict

@@ -34,7 +34,7 @@ from .language_model import Recipe, train_language_model
 from .loop import TrainLog
 from .packing import Packer
 from .quality import write_quality
-from .vision import train_tower
+from .vision import clip_features, train_tower
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def train(out: Path, work: Path, plan: Plan) -> None:
     if not tower_file.exists():
         train_tower(
             tower,
-            layer=VISION_LAYER,
+            clip_features(tower, VISION_LAYER),
             steps=plan.vision_steps,
             size=plan.vision_images,
             rate=plan.vision_rate,
@@ -129,6 +129,7 @@ def train(out: Path, work: Path, plan: Plan) -> None:
         )
         save_file(tower.state_dict(), tower_file)
     tower.load_state_dict(load_file(tower_file))
+    tower.requires_grad_(False)
     packer = Packer(processor.tokenizer, model.config.image_seq_length)
 
     def keep() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from numpy.random import RandomState
 from torch import Tensor, nn
-from transformers import CLIPVisionModel
+from transformers import CLIPVisionModel, PreTrainedModel
 
 from ..scenes import world
 from ..scenes.scene import Placed, Scene
@@ -99,23 +99,20 @@ def _contrasts(scene: Scene) -> Tensor:
     return contrasts
 
 
-def dimensions(tower: CLIPVisionModel) -> tuple[int, int]:
-    """Patches per side of the image, and the width of the hidden states."""
-    config: Any = tower.config
-    return config.image_size // config.patch_size, config.hidden_size
+Features = Callable[[Tensor], Tensor]
+"""From pixels `[batch, 3, 64, 64]` to what the projector is given, patches in reading order: `[batch, patches, width]`."""
 
 
-def features(tower: CLIPVisionModel, pixels: Tensor, layer: int) -> Tensor:
-    """What the projector is given: one layer's hidden states without the class token, `[batch, patches, width]`."""
-    return tower(pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
+def clip_features(tower: CLIPVisionModel, layer: int) -> Features:
+    """The features of a CLIP tower: one layer's hidden states without the class token."""
+    return lambda pixels: tower(pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
 
 
 @torch.no_grad()
-def measure_tower(tower: CLIPVisionModel, heads: CellHeads, layer: int, seed: int) -> dict[str, float]:
+def measure_tower(features: Features, heads: CellHeads, side: int, seed: int) -> dict[str, float]:
     """Shares of patches whose cell is named rightly: all, with an object, with a faint object (contrast below 40 %)."""
-    side, _ = dimensions(tower)
     batch = vision_batch(-1, 128, side, seed)
-    kind, colour, _ = heads(features(tower, batch["pixels"], layer))
+    kind, colour, _ = heads(features(batch["pixels"]))
     right = kind.argmax(-1) == batch["kinds"]
     there = batch["kinds"] != EMPTY
     faint = there & (batch["contrast"] < 40)
@@ -129,9 +126,9 @@ def measure_tower(tower: CLIPVisionModel, heads: CellHeads, layer: int, seed: in
 
 
 def train_tower(
-    tower: CLIPVisionModel,
+    tower: PreTrainedModel,
+    features: Features,
     *,
-    layer: int,
     steps: int,
     size: int,
     rate: float,
@@ -141,15 +138,16 @@ def train_tower(
     """Trains the tower in place.
 
     Args:
-        tower: the vision tower; its hidden states of `layer` are what the language model will see.
-        layer: index into the hidden states, as `vision_feature_layer` of the model's config.
+        tower: the vision tower, with `hidden_size` and `patch_size` in its config.
+        features: what the language model will see of the tower.
         steps: number of steps.
         size: images a step.
         rate: the highest learning rate.
         seed: seeds the scenes.
         log: is handed a record every 100 steps.
     """
-    side, width = dimensions(tower)
+    config: Any = tower.config
+    side, width = world.SIZE // config.patch_size, config.hidden_size
     heads = CellHeads(width)
     parameters = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.02)
@@ -158,7 +156,7 @@ def train_tower(
     for step, batch in Batches(lambda step: vision_batch(step, size, side, seed), 0, steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, rate, warmup=60)
-        loss = heads.loss(features(tower, batch["pixels"], layer), batch)
+        loss = heads.loss(features(batch["pixels"]), batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -171,7 +169,7 @@ def train_tower(
                     "stage": "vision",
                     "step": step + 1,
                     "loss": loss.item(),
-                    **measure_tower(tower, heads, layer, seed),
+                    **measure_tower(features, heads, side, seed),
                 }
             )
             tower.train()

@@ -9,6 +9,7 @@ import sightline
 import torch
 from letters import asked, llava_processor, noise_image
 from sightline.decoders.calibration import HeadRanking
+from sightline.decoders.calibration.detector import Detector
 from sightline.models.attention import _STATES
 
 STEPS = 5
@@ -24,6 +25,8 @@ ACTIVE = {
     "hicd": lambda heads: sightline.HICD(alpha=3.0, heads=heads.replace("heads.json", "inducing.json")),
     "cgvlm": lambda heads: sightline.CGVLM(alpha=6.0, k=0.025, layers=(0, 1, 2)),
     "dola": lambda heads: sightline.DoLa(layers="0,1,2"),
+    "cad": lambda heads: sightline.CAD(alpha=2.0),
+    "dagcd": lambda heads: sightline.DAGCD(alpha=8.0, top_rank=60, detector=heads.replace("heads.json", "own.json")),
     "cgvlm+vcd": lambda heads: sightline.Together(
         (sightline.CGVLM(alpha=6.0, k=0.025, layers=(0, 1, 2)), sightline.VCD(alpha=0.5, noise_step=700))
     ),
@@ -41,6 +44,8 @@ NEUTRAL = {
     "causalmm": lambda heads: sightline.CausalMM(gamma=0.0, epsilon=0.0),
     "hicd": lambda heads: sightline.HICD(alpha=0.0, beta=0.0),
     "cgvlm": lambda heads: sightline.CGVLM(alpha=0.0),
+    "cad": lambda heads: sightline.CAD(alpha=0.0),
+    "dagcd": lambda heads: sightline.DAGCD(alpha=0.0, detector=heads.replace("heads.json", "own.json")),
     "vcd+avc": lambda heads: sightline.Together((sightline.VCD(alpha=0, beta=0), sightline.AVC(alpha=0, beta=0))),
 }
 MODES = {
@@ -49,6 +54,8 @@ MODES = {
     "beams": {"num_beams": 3, "num_return_sequences": 2},
 }
 TEXTS = ("Is it red?", "What do you see in the picture?", "Why?", "Name all of it.")
+CONTEXT = ("it red", "do you see in the", "Wh", "all of")
+"""What of each text is marked as context, for the strategies that ask for it."""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +67,7 @@ def processor():
 def heads(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lists")
     (folder / "inducing.json").write_text('{"1": [0, 3], "2": [1]}')
+    Detector("random", 3, 4, ((1, 0, 3.0), (2, 3, 2.0)), -0.5, 1.0, 0.9, 9, 9).save(folder / "own.json")
     return str(HeadRanking("image", "random", 3, 4, RANKED).save(folder / "heads.json"))
 
 
@@ -73,6 +81,12 @@ def batch(processor):
     return make
 
 
+def spans(processor, inputs):
+    """What is marked as context in each prompt."""
+    texts = processor.batch_decode(inputs["input_ids"])
+    return [next(part for part in CONTEXT if part in text) for text in texts]
+
+
 def answers(model, decoder, inputs, processor, seed=3, **kwargs):
     """New tokens of each sequence up to its end token."""
     settings = {"max_new_tokens": STEPS, "do_sample": False} | kwargs
@@ -80,7 +94,8 @@ def answers(model, decoder, inputs, processor, seed=3, **kwargs):
     if decoder is None:
         ids = model.generate(**inputs, **settings)
     else:
-        ids = sightline.generate(model, decoder, inputs, processor=processor, **settings)
+        marked = {"processor": processor, "spans": spans(processor, inputs)}
+        ids = sightline.generate(model, decoder, inputs, **marked, **settings)
     rows = ids[:, inputs["input_ids"].shape[1] :].tolist()
     return [row[: row.index(2) + 1] if 2 in row else row for row in rows]
 
@@ -94,7 +109,8 @@ def hooks(model):
 def test_neutral_is_plain_generate(llava, processor, heads, batch, name, mode):
     for count in (1, 4):
         decoder, inputs = NEUTRAL[name](heads), batch(count)
-        with sightline.attach(llava, decoder, inputs, processor=processor) as attached:
+        marked = {"processor": processor, "spans": spans(processor, inputs)}
+        with sightline.attach(llava, decoder, inputs, **marked) as attached:
             assert attached.plan.is_neutral
         plain = answers(llava, None, inputs, processor, **MODES[mode])
         assert answers(llava, decoder, inputs, processor, **MODES[mode]) == plain
@@ -139,7 +155,8 @@ def test_nothing_stays_behind(llava, processor, heads, batch, name):
         raise Breaks
 
     with pytest.raises(Breaks):
-        sightline.generate(llava, decoder, inputs, processor=processor, logits_processor=[stop], max_new_tokens=3)
+        marked = {"processor": processor, "spans": spans(processor, inputs), "logits_processor": [stop]}
+        sightline.generate(llava, decoder, inputs, **marked, max_new_tokens=3)
     assert (llava.config.text_config._attn_implementation, hooks(llava)) == before
     assert not len(_STATES)
     assert answers(llava, None, inputs, processor) == plain
@@ -151,7 +168,8 @@ def test_a_trace_changes_no_token_and_follows_them(llava, processor, heads, batc
     decoder = sightline.decoders.build("greedy") if name == "greedy" else ACTIVE[name](heads)
     inputs, settings = batch(3), {"max_new_tokens": STEPS, "do_sample": False} | MODES[mode]
     torch.manual_seed(3)
-    traced = sightline.trace(llava, decoder, inputs, processor=processor, **settings)
+    marked = {"processor": processor, "spans": spans(processor, inputs)}
+    traced = sightline.trace(llava, decoder, inputs, **marked, **settings)
     rows = traced.output[:, inputs["input_ids"].shape[1] :].tolist()
     rows = [row[: row.index(2) + 1] if 2 in row else row for row in rows]
     assert rows == answers(llava, decoder, inputs, processor, **MODES[mode])
