@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 HEADS := decoder.num_heads=1,2,4,8
 
-.PHONY: help install demo tune tunemore readme test check tiny wheel clean
+.PHONY: help install demo tune tunemore tunetexts readme test check tiny wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -37,6 +37,19 @@ tunemore: install ## the same for AVC, IAVA, CODE, CausalMM and CG-VLM, which co
 	$(BIN)/sightline run -m experiment=tune_cgvlm decoder.gating=interaction decoder.alpha=0.1,0.25,0.5
 	for decoder in avc iava code causalmm cgvlm; do $(BIN)/sightline tune runs/tune-$$decoder || exit; done
 
+TEXTS := $(BIN)/sightline run -m experiment=tune_texts task=
+
+tunetexts: install ## the same for the text tasks, each by itself
+	for task in nq_swap_facts\ task.contexts=[substituted] memo_trap_facts truthful_qa_facts; do for choice in \
+	  "greedy" "cad decoder.alpha=0.25,0.5,1,2" "dola decoder.layers=low,high decoder.beta=0,0.1" "dagcd decoder.alpha=1,2,4,8" \
+	  "hicd decoder.num_heads=1,2,4 decoder.alpha=-0.5,0.5,1,2" \
+	  "decore $(HEADS) decoder.alpha_mode=entropy,jsd" "decore $(HEADS) decoder.alpha_mode=static decoder.alpha=0.5,1,2" \
+	  "random_heads $(HEADS) decoder.alpha_mode=entropy,jsd" "random_heads $(HEADS) decoder.alpha_mode=static decoder.alpha=0.5,1,2"; \
+	  do $(TEXTS)$$task decoder=$$choice || exit; done; done
+	$(BIN)/sightline tune runs/tune-nq_swap_facts --metric em --table substituted
+	$(BIN)/sightline tune runs/tune-memo_trap_facts --metric accuracy --table micro
+	$(BIN)/sightline tune runs/tune-truthful_qa_facts --metric MC2 --table multiple_choice
+
 readme: install ## write the table of decoders into README.md
 	$(BIN)/sightline decoders --into README.md
 
@@ -49,9 +62,14 @@ check: install ## lint, format, type check, import layers
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-tiny: install ## train tiny-llava again from nothing (two cores: up to two hours), and rank its heads
+tiny: install ## train the small models again from nothing (two cores: hours), and measure what strategies know of them
 	$(BIN)/python -m sightline.eval.training.tiny_llava --out models/tiny/tiny-llava
 	$(BIN)/sightline calibrate model=tiny-llava what=image out=models/tiny/tiny-llava/image_heads.json
+	$(BIN)/sightline calibrate model=tiny-llava what=threshold out=models/tiny/tiny-llava/cgvlm_threshold.json
+	$(BIN)/sightline calibrate model=tiny-llava what=inducing out=models/tiny/tiny-llava/inducing_heads.json
+	$(BIN)/python -m sightline.eval.training.tiny_llama --out models/tiny/tiny-llama
+	$(BIN)/sightline calibrate model=tiny-llama what=inducing out=models/tiny/tiny-llama/inducing_heads.json
+	$(BIN)/sightline calibrate model=tiny-llama what=detector out=models/tiny/tiny-llama/dagcd_detector.json
 
 wheel: install ## build the wheel and try it in an environment of its own
 	$(BIN)/python tests/wheel.py

@@ -66,6 +66,7 @@ class Attachment(LogitsProcessor):
         trace: bool = False,
     ):
         kind = choose(branching)
+        adapter.check_inputs(request.inputs)
         self.strategy = strategy
         self.stats = Stats()
         self.uncut: Tensor | None = None
@@ -184,8 +185,9 @@ class Attachment(LogitsProcessor):
 
     def _made(self, request: Request, kind: type[Runner]) -> Runner:
         """The runner of this plan's streams."""
-        base = Stream(None, _mask(request.inputs), self._image(request.inputs))
-        streams = [base, *(self._stream(branch, request) for branch in self.plan.branches)]
+        places = self._adapter.positions(request.inputs)
+        base = Stream(None, _mask(request.inputs), self._image(request.inputs), places=places)
+        streams = [base, *(self._stream(branch, request, base) for branch in self.plan.branches)]
         runner = kind(self._adapter, streams, self._states)
         if runner.pending:
             settings = self.plan, self.strategy.refine, request.inputs, self._states, self.stats, self._context.update
@@ -206,20 +208,20 @@ class Attachment(LogitsProcessor):
         held = {modules[layer]: state for layer, state in self._states.items()}
         stack.enter_context(installed(self._adapter.decoder, held))
 
-    def _stream(self, branch: Branch, request: Request) -> Stream:
+    def _stream(self, branch: Branch, request: Request, base: Stream) -> Stream:
         """A branch with its prompt's embeddings, from the model's own forward on the branch's inputs."""
         if not branch.own_prompt:
             mask, image = _mask(request.inputs), self._image(request.inputs)
-            return Stream(None, mask, image, branch.fork, refined=branch.refined)
+            return Stream(None, mask, image, branch.fork, refined=branch.refined, places=base.places)
         inputs = {**request.inputs, **branch.inputs}
         self.stats.encodes += 1
-        with edited_vision(self._adapter, branch.vision_edits):
+        with edited_vision(self._adapter, branch.vision_edits, inputs):
             prompt = self._adapter.prompt_embeddings(inputs)
         image = self._image(inputs)
         prompt = prompt if branch.alter is None else branch.alter(prompt, image.to(prompt.device))
-        mask, base = _mask(inputs), _mask(request.inputs)
-        aside = mask.shape != base.shape or not torch.equal(mask, base)
-        return Stream(prompt, mask, image, branch.fork, aside)
+        mask, places = _mask(inputs), self._adapter.positions(inputs) if branch.inputs else base.places
+        aside = not (_same(mask, base.mask) and _same(places, base.places))
+        return Stream(prompt, mask, image, branch.fork, aside, places=places)
 
     def _before_owner(self, _module: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
         if self._running.busy:
@@ -236,6 +238,7 @@ class Attachment(LogitsProcessor):
             )
         ids = kwargs.get("input_ids")
         if ids is None or self._ids is None:
+            self._check_words(kwargs.get("inputs_embeds"))
             return
         times = ids.shape[0] // self._ids.shape[0]
         expected = self._ids.to(ids.device).repeat_interleave(max(times, 1), dim=0)
@@ -248,6 +251,22 @@ class Attachment(LogitsProcessor):
                 "Attach with the same inputs that generate() gets.",
             )
 
+    def _check_words(self, embeds: Tensor | None) -> None:
+        """Refuse embeddings of other words than those attached, where the model embeds them before its own loop."""
+        if embeds is None or self._ids is None or self._adapter.owner is self._adapter.model:
+            return
+        ids = self._ids[:, : embeds.shape[1]].to(embeds.device)
+        words = ~self._adapter.image_mask(ids)
+        expected = self._adapter.decoder.get_input_embeddings()(ids)[words].to(embeds)
+        given = embeds[:: max(len(embeds) // len(ids), 1), : ids.shape[1]]
+        longer = embeds.shape[1] > self._ids.shape[1] and not self._scored
+        if longer or len(given) != len(ids) or not torch.equal(given[words], expected):
+            raise InputsMismatch(
+                f"generate() was given a prompt of shape {list(embeds.shape[:2])} that is not the one attached "
+                f"({list(self._ids.shape)}).",
+                "Attach with the same inputs that generate() gets.",
+            )
+
     def _before_decoder(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if args:
             raise UnsupportedMode("The text decoder was called with positional arguments.", "Report this model family.")
@@ -256,6 +275,8 @@ class Attachment(LogitsProcessor):
             return args, runner.inner(kwargs)
         if self._contrasted > self._vouched:
             raise _not_passed()
+        if self._scored:  # generate() keeps a cache for embeddings whatever it is told
+            kwargs = {**kwargs, "past_key_values": None, "use_cache": False}
         self._rows, columns = columns_of(kwargs).shape[:2]
         cache = kwargs.get("past_key_values")
         past = self._past if cache is not None else 0
@@ -376,6 +397,12 @@ def _mask(inputs: Mapping[str, Any]) -> Tensor:
     """Padding mask `[batch, length]` of model inputs; all ones where none is given."""
     mask = inputs.get("attention_mask")
     return torch.ones_like(inputs["input_ids"]) if mask is None else mask
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:

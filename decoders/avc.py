@@ -33,7 +33,7 @@ from .contrast import extrapolate, plausible
 from .image_tokens import MASKINGS, image_attention, layer_mean, leading_layers, seen_alone, threshold
 from .plan import Branch, Plan, Prompt, Refinement, Request, Step
 from .registry import register
-from .seeds import seeds_of
+from .seeds import row_seeds
 from .strategy import Strategy
 
 _LOG = logging.getLogger(__name__)
@@ -83,8 +83,7 @@ class AVC(Strategy):
             return Plan(combines=self.beta > 0)
         refresh: Literal["prefill", "every_step"] = "prefill" if self.mask_refresh == "prefill" else "every_step"
         layers = tuple(range(request.adapter.layers))
-        pixels = request.inputs[request.adapter.image_inputs[0]]
-        context = {"seeds": seeds_of(pixels, self.seed)} if self.masking == "noise" else {}
+        context = {"seeds": row_seeds(request, self.seed)} if self.masking == "noise" else {}
         branches = (Branch("blind", refined=refresh),)
         return Plan(branches, probes=layers, probed="prefill", combines=True, context=context)
 

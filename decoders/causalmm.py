@@ -138,7 +138,8 @@ class CausalMM(Strategy):
         norm: Any = self.language_norm
         when: Any = self.language_when
         seeds, lengths = prompt_seeds(request, self.seed)
-        return Branch("language", edits=(MapEdit(layers, kind, norm, when, seeds, lengths),))
+        shown = request.inputs.get("attention_mask")
+        return Branch("language", edits=(MapEdit(layers, kind, norm, when, seeds, lengths, shown=shown),))
 
     def layers(self, name: str, named: dict[str, range]) -> tuple[int, ...]:
         """The layers that a field means, in order; `named["all"]` are those there are."""

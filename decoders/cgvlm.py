@@ -141,8 +141,9 @@ class CGVLM(Strategy):
         if self.absent_image == "drop":
             absent = {key: adapter.without_image({**inputs, **own}, [[]] * rows) for key, own in absent.items()}
         elif alter is None:
-            pixels = inputs[name]
-            other = torch.zeros_like(pixels) if self.absent_image == "blank" else noise(pixels, self.seed)
+            images = adapter.split_images(inputs)
+            drawn = [noise_image(image, self.seed, adapter.drawn) for image in images]
+            other = torch.zeros_like(inputs[name]) if self.absent_image == "blank" else adapter.joined_images(drawn)
             absent = {key: {**own, name: other} for key, own in absent.items()}
         without, neither = (Branch(key, own, alter=alter) for key, own in absent.items())
         return without, Branch("no instruction", wordless), neither
@@ -218,11 +219,20 @@ def noise(pixels: Tensor, seed: int) -> Tensor:
 
     Crops that only fill up a batch (all zero) do not enter the seed.
     """
-    drawn = []
-    for image in pixels.detach().to("cpu", torch.float32):
-        crops = image[image.flatten(1).any(dim=1)] if image.dim() > 3 else image
-        drawn.append(torch.rand(image.shape, generator=torch.Generator().manual_seed(seed_of(crops, seed))))
-    return torch.stack(drawn).to(pixels.device, pixels.dtype)
+    return torch.stack([noise_image(image, seed) for image in pixels])
+
+
+def noise_image(image: Tensor, seed: int, drawn: Any = None) -> Tensor:
+    """`noise` for one image; `drawn` is the family's `Adapter.drawn`, None where each pixel stands once."""
+    seen = image.detach().to("cpu", torch.float32)
+    crops = seen[seen.flatten(1).any(dim=1)] if seen.dim() > 3 else seen
+    generator = torch.Generator().manual_seed(seed_of(crops, seed))
+
+    def uniform(shape: tuple[int, ...]) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    noise = uniform(tuple(seen.shape)) if drawn is None else drawn(seen, uniform)
+    return noise.to(image.device, image.dtype)
 
 
 def mean_image(

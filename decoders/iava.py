@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,11 +33,12 @@ from .contrast import extrapolate, plausible
 from .image_tokens import MASKINGS, image_attention, layer_mean, leading_layers, seen_alone, threshold
 from .plan import Branch, Plan, Prompt, Refinement, Request, Step
 from .registry import register
-from .seeds import seeds_of
+from .seeds import row_seeds
 from .strategy import Strategy
 
 RULES = ("general_outlier_and_drop", "difference_outlier")
 LAYERS = ("all", "top_p")
+QFORMER_TEXTS = ("query", "own")
 ROUNDING = 1e-5
 """Attention that falls by less than this share of itself has not fallen: two forwards differ by as much."""
 
@@ -57,6 +58,8 @@ class IAVA(Strategy):
         normalise: divide a1 and a2 by their own sums over the image first.
         masking: what becomes of the other image tokens in the branch: `zeros`, `ones`, `noise`, or `mask` (their keys).
         instruction: the general one.
+        qformer_text: what a Q-Former reads under the general instruction: the `query`, so that image tokens are the
+            same under both, or its `own` text, the general one. Families without a Q-Former know no difference.
         seed: base of the noise seed; the image's own bytes are mixed in.
     """
 
@@ -76,6 +79,7 @@ class IAVA(Strategy):
     normalise: bool = False
     masking: str = "zeros"
     instruction: str = "Describe the content of the image."
+    qformer_text: str = "query"
     seed: int = 0
 
     def validate(self) -> None:
@@ -87,20 +91,23 @@ class IAVA(Strategy):
         self.check(0 < self.gamma <= 1, "gamma", "in (0, 1]", "1 takes all layers.")
         self.check(self.masking in MASKINGS, "masking", f"one of {', '.join(MASKINGS)}")
         self.check(bool(self.instruction.strip()), "instruction", "a request in words")
+        self.check(self.qformer_text in QFORMER_TEXTS, "qformer_text", f"one of {', '.join(QFORMER_TEXTS)}")
 
     def plan(self, request: Request) -> Plan:
         """A branch that is refined, every layer's last row, and the general prompt to read; none of it at alpha 0."""
         if self.alpha == 0:
             return Plan(combines=self.beta > 0)
         adapter = request.adapter
-        pixels = request.inputs[adapter.image_inputs[0]]
+        general: dict[str, Any] = dict(adapter.reworded(request.inputs, request.processor, self.instruction))
+        if self.qformer_text == "query":
+            general = {name: value for name, value in general.items() if name not in adapter.words_inputs}
         return Plan(
             branches=(Branch("irrelevant", refined="prefill"),),
             probes=tuple(range(adapter.layers)),
             probed="prefill",
-            readings=(adapter.reworded(request.inputs, request.processor, self.instruction),),
+            readings=(general,),
             combines=True,
-            context={"seeds": seeds_of(pixels, self.seed)} if self.masking == "noise" else {},
+            context={"seeds": row_seeds(request, self.seed)} if self.masking == "noise" else {},
         )
 
     def refine(self, prompt: Prompt) -> Refinement:

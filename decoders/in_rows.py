@@ -13,10 +13,12 @@ from transformers.cache_utils import Cache
 from ..models.adapter import Adapter
 from ..models.attention import LayerState
 from .rows import (
+    axes_of,
     base_rows,
     columns_of,
     join_caches,
     pad_left,
+    pad_positions,
     reordering,
     repeat_call,
     rows_of,
@@ -118,26 +120,28 @@ class RowsRunner(Runner):
         if self.asides:
             return self._padded(streams, kwargs, past, cache)
         joined = repeat_call(kwargs, len(streams))
-        embeds = kwargs.get("inputs_embeds")
-        if embeds is not None:
-            joined["inputs_embeds"] = torch.cat([stream.columns(embeds, past, self.width) for stream in streams])
-        return joined
+        if kwargs.get("inputs_embeds") is None or past >= self.width:
+            return joined
+        base = self.adapter.entering(kwargs)
+        return self.adapter.entered(joined, torch.cat([each.columns(base, past, self.width) for each in streams]))
 
     def _padded(self, streams: list[Stream], kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
         """Streams of different lengths: left-padded to the longest, each with its own mask and positions."""
         base, rows = columns_of(kwargs), rows_of(kwargs)
-        self.check_aside(kwargs, cache if past == 0 else None)
+        self.check_aside(cache if past == 0 else None)
         if past == 0 and cache is not None:
             self.check_whole_prompt(kwargs, "A branch of another length")
         generated = past + base.shape[1] - self.width
         width = self.longest + generated
         columns = base.shape[1] if past else width
         joined = repeat_call(kwargs, len(streams))
-        if kwargs.get("inputs_embeds") is not None:
-            joined["inputs_embeds"] = pad_left([s.columns(base, past, self.width) for s in streams], columns)
+        if kwargs.get("inputs_embeds") is not None and not past:
+            entering = self.adapter.entering(kwargs)
+            each = [stream.columns(entering, past, self.width) for stream in streams]
+            joined = self.adapter.entered(joined, pad_left(each, columns))
         joined["attention_mask"] = pad_left([s.grown_mask(rows, generated) for s in streams], width).to(base.device)
-        positions = pad_left([s.positions(rows, generated) for s in streams], width).to(base.device)
-        joined["position_ids"] = positions[:, -columns:]
+        positions = [stream.positions(rows, generated, axes_of(kwargs)) for stream in streams]
+        joined["position_ids"] = pad_positions(positions, width)[..., -columns:].to(base.device)
         return joined
 
     def _fork(self, joined: dict[str, Any], cache: Cache, ready: Sequence[int]) -> dict[str, Any]:

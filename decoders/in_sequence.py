@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 
 from ..models.adapter import Adapter
 from ..models.attention import LayerState
-from .rows import columns_of, rows_of, settle_newest, split_last
+from .rows import axes_of, columns_of, rows_of, settle_newest, split_last
 from .runner import Runner, Stream
 
 
@@ -102,12 +102,13 @@ class SequentialRunner(Runner):
         if self._past == 0:
             kwargs = self.embedded(kwargs)
         base, rows = columns_of(kwargs), rows_of(kwargs)
-        if kwargs.get("inputs_embeds") is not None:
-            kwargs["inputs_embeds"] = stream.columns(base, self._past, self.width)
+        if kwargs.get("inputs_embeds") is not None and self._past < self.width:
+            entering = stream.columns(self.adapter.entering(kwargs), self._past, self.width)
+            kwargs = self.adapter.entered(kwargs, entering)
         if stream.aside:
-            self.check_aside(kwargs, None if self._past else cache)
+            self.check_aside(None if self._past else cache)
             generated = self._past + base.shape[1] - self.width
             kwargs["attention_mask"] = stream.grown_mask(rows, generated).to(base.device)
-            positions = stream.positions(rows, generated).to(base.device)
-            kwargs["position_ids"] = positions[:, -columns_of(kwargs).shape[1] :]
+            positions = stream.positions(rows, generated, axes_of(kwargs)).to(base.device)
+            kwargs["position_ids"] = positions[..., -columns_of(kwargs).shape[1] :]
         return kwargs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -43,8 +43,10 @@ def layer_states(
 
 
 @contextmanager
-def edited_vision(adapter: Adapter, edits: Sequence[HeadEdit | MapEdit]) -> Iterator[None]:
-    """Inside, the vision tower encodes under `edits`; nothing is done where there are none.
+def edited_vision(
+    adapter: Adapter, edits: Sequence[HeadEdit | MapEdit], inputs: Mapping[str, Any]
+) -> Iterator[None]:
+    """Inside, the vision tower encodes the images of `inputs` under `edits`; nothing is done where there are none.
 
     Raises:
         UnsupportedModel: a layer that is edited was not called.
@@ -54,6 +56,8 @@ def edited_vision(adapter: Adapter, edits: Sequence[HeadEdit | MapEdit]) -> Iter
         return
     modules = adapter.vision_attention_modules()
     states = layer_states([edits], [None], (), (len(modules), adapter.vision_heads))
+    for state in states.values():
+        state.packed = adapter.packed_columns(inputs) or ()
     with ExitStack() as stack:
         stack.enter_context(installed(adapter.vision_tower, {modules[layer]: states[layer] for layer in states}))
         for state in states.values():
@@ -73,6 +77,11 @@ def _gated(state: LayerState) -> Callable[..., Any]:
 
     def hook(_module: nn.Module, args: tuple) -> tuple:
         features, *rest = args
+        if features.dim() != 3:
+            raise UnsupportedModel(
+                "The gate needs one square grid of patches for each image, and this tower packs its images in one row.",
+                "Use vision_mode in_layer with this model.",
+            )
         if state.gate is not None:
             features = features * gate(state.gate, features.shape[1])[..., None].to(features)
         return (features, *rest)
@@ -123,5 +132,6 @@ def _edit_maps(states: dict[int, LayerState], stream: int, edit: MapEdit, shape:
         if stream in state.maps:
             raise UnsupportedMode(f"Layer {layer} has two map edits in one stream.", "Give each layer one of them.")
         state.maps[stream] = MapRule(
-            layer, edit.kind, edit.norm, edit.seeds, edit.lengths, prompt_only, edit.gate, edit.heads, edit.scope
+            layer, edit.kind, edit.norm, edit.seeds, edit.lengths, prompt_only, edit.gate, edit.heads, edit.scope,
+            edit.shown,
         )

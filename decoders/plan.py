@@ -50,6 +50,7 @@ class MapEdit:
         when: `every_step`, or `prefill_only`, which leaves generated tokens alone.
         seeds: of random and shuffled maps, one for each prompt (decoder) or row of the vision tower, int64.
         lengths: tokens of each prompt without padding (decoder); None in the vision tower.
+        shown: the prompts' padding mask, `[batch, length]`, where padding does not all stand on the left (decoder).
         gate: in the vision tower, leave attention alone and multiply the features by the resized map of these layers.
         heads: query heads of these layers that are edited; None: all.
         scope: columns of `input_ids` whose weights a blurred map evens out, `[batch, length]` of bool.
@@ -64,6 +65,7 @@ class MapEdit:
     gate: bool = False
     heads: tuple[int, ...] | None = None
     scope: Tensor | None = None
+    shown: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +227,7 @@ class Prompt(Reading):
     """The base's prompt after its prefill, as `refine` sees it; one row a prompt, whatever the number of beams.
 
     Attributes:
-        embeds: what entered the decoder, `[batch, length, hidden]`.
+        embeds: what entered the decoder, as `Adapter.entering` has it, `[batch, length, width]`.
         mask: what is seen, `[batch, length]`, 1 or 0.
         readings: of the plan's other prompts, in its order.
         context: of the plan.

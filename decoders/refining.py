@@ -18,7 +18,7 @@ from ..models.adapter import Adapter
 from ..models.attention import LayerState
 from .plan import Altered, Plan, Prompt, Reading, Refinement
 from .readings import base_probes
-from .rows import pad_left, positions_of
+from .rows import pad_left, pad_positions, positions_of
 from .runner import Runner, Stream
 from .stats import Stats
 
@@ -65,13 +65,13 @@ class Refiner:
         """
         base = runner.streams[0]
         batch, width = base.mask.shape
-        embeds = kwargs["inputs_embeds"]
+        embeds = self._adapter.entering(kwargs)
         times = embeds.shape[0] // batch
         mask, image = (each.to(embeds.device) for each in (base.mask, base.image))
         probes = base_probes(self._states, batch * times, width)
         probes = {layer: reading[::times] for layer, reading in probes.items()}
         if self._readings is None:  # a refresh reads the base again, and not what other prompts said
-            shadow = _shadow(cache, times, kwargs.get("position_ids"))
+            shadow = _shadow(cache, times)
             self._readings = tuple(self._read(runner, prompt, shadow) for prompt in self._plan.readings)
         prompt = Prompt(probes, image, embeds[::times, :width], mask, self._readings, self._plan.context)
         refinement = self._refine(prompt)
@@ -87,9 +87,10 @@ class Refiner:
     def _read(self, runner: Runner, prompt: Mapping[str, Any], shadow: Cache | None) -> Reading:
         """The last row of another prompt, from the prefix it shares with the base's where that is possible."""
         ids, mask = prompt["input_ids"], prompt["attention_mask"]
-        shared = self._shared(ids, mask, runner.streams[0])
+        same = not any(name in prompt for name in self._adapter.words_inputs)  # else the image is seen otherwise, too
+        shared = self._shared(ids, mask, runner.streams[0]) if same else None
         if shadow is not None and shared is not None:
-            return self._read_on(runner, ids, mask, copy.copy(shadow), shared)
+            return self._read_on(runner, prompt, copy.copy(shadow), shared)
         self._stats.encodes += 1
         image = self._adapter.image_mask(ids)
         runner.present((0,), [image], ids.shape[1])
@@ -97,8 +98,9 @@ class Refiner:
         self._adapter.decoder(**{**call, "use_cache": False, "past_key_values": None})
         return Reading(self._last_rows(ids.shape[1]), image)
 
-    def _read_on(self, runner: Runner, ids: Tensor, mask: Tensor, cache: Cache, shared: Sequence[int]) -> Reading:
+    def _read_on(self, runner: Runner, prompt: Mapping[str, Any], cache: Cache, shared: Sequence[int]) -> Reading:
         base = runner.streams[0]
+        ids, mask = prompt["input_ids"], prompt["attention_mask"]
         rest = [row[seen.bool()][length:] for row, seen, length in zip(ids, mask, shared, strict=True)]
         longest = max(map(len, rest))
         tail = pad_left([row[None] for row in rest], longest)
@@ -111,11 +113,22 @@ class Refiner:
         self._adapter.decoder(
             inputs_embeds=self._adapter.decoder.get_input_embeddings()(tail),
             attention_mask=joined,
-            position_ids=positions_of(joined)[:, -longest:],
+            position_ids=self._tail_positions(prompt, joined, shared, longest),
             past_key_values=cache,
             use_cache=True,
         )
         return Reading(self._last_rows(joined.shape[1]), image)
+
+    def _tail_positions(
+        self, prompt: Mapping[str, Any], joined: Tensor, shared: Sequence[int], longest: int
+    ) -> Tensor:
+        """Positions of what comes after the shared columns of each row, padded on the left."""
+        places = self._adapter.positions({**self._inputs, **prompt})
+        if places is None:
+            return positions_of(joined)[:, -longest:]
+        seen = prompt["attention_mask"].bool()
+        tails = [places[:, row, own][:, None, same:] for row, (own, same) in enumerate(zip(seen, shared, strict=True))]
+        return torch.cat([pad_positions([tail], longest) for tail in tails], dim=1)
 
     def _last_rows(self, columns: int) -> dict[int, Tensor]:
         readings = ((layer, state.reading) for layer, state in self._states.items() if state.probe)
@@ -135,14 +148,12 @@ class Refiner:
         return lengths
 
 
-def _shadow(cache: Cache | None, times: int, positions: Tensor | None) -> Cache | None:
+def _shadow(cache: Cache | None, times: int) -> Cache | None:
     """A cache that holds what `cache` holds, one row a prompt, and grows without touching it; None where none can.
 
     Only layers that grow by concatenation can be shared so; windows drop columns and static buffers are written into.
     """
     if cache is None or not all(type(layer) is DynamicLayer for layer in cache.layers):
-        return None
-    if positions is not None and positions.dim() == 3:
         return None
     shadow = copy.copy(cache)
     shadow.__dict__.pop("reorder_cache", None)

@@ -75,6 +75,26 @@ def positions_of(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
+def pad_positions(streams: Sequence[Tensor], width: int) -> Tensor:
+    """As `pad_left` for position ids, `[rows, length_k]` or `[axes, rows, length_k]`."""
+    if streams[0].dim() == 2:
+        return pad_left(streams, width)
+    return pad_left([each.movedim(0, -1) for each in streams], width).movedim(-1, 0)
+
+
+def axes_of(kwargs: Mapping[str, Any]) -> int:
+    """How many axes the positions of a decoder call have; 0 where they are plain numbers."""
+    positions = kwargs.get("position_ids")
+    return len(positions) if positions is not None and positions.dim() == 3 else 0
+
+
+def places_on(places: Tensor, rows: int, generated: int) -> Tensor:
+    """Positions of several axes `[axes, batch, length]` for `rows` rows that have gone on by `generated` tokens."""
+    places = places.repeat_interleave(rows // places.shape[1], dim=1)
+    steps = torch.arange(1, generated + 1, device=places.device)
+    return torch.cat([places, places[..., -1:] + steps], dim=-1)
+
+
 def split_last(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A prefill call in two: all columns but the last, and the last one alone (which must not be an image token)."""
     first, last = dict(kwargs), dict(kwargs)
@@ -114,6 +134,11 @@ def take_streams(kwargs: Mapping[str, Any], wanted: Sequence[int], streams: int)
         return value.index_select(batch, rows.to(value.device)) if isinstance(value, Tensor) else value
 
     taken = {name: pick(value) if name in PER_ROW else value for name, value in kwargs.items()}
+    marked, features = kwargs.get("visual_pos_masks"), kwargs.get("deepstack_visual_embeds")
+    if marked is not None and features is not None:  # one entry for each marked column, row after row
+        owners = marked.nonzero()[:, 0]
+        tokens = torch.cat([(owners == row).nonzero()[:, 0] for row in rows.to(owners.device)])
+        taken["deepstack_visual_embeds"] = [each[tokens.to(each.device)] for each in features]
     positions = kwargs.get("position_ids")
     if positions is not None and positions.shape[(batch := 1 if positions.dim() == 3 else 0)] > 1:
         taken["position_ids"] = pick(positions, batch)

@@ -24,7 +24,7 @@ from transformers.cache_utils import Cache
 from ..models.adapter import Adapter
 from ..models.attention import LayerState
 from ..models.errors import UnsupportedMode
-from .rows import columns_of, overlay, positions_of
+from .rows import columns_of, overlay, places_on, positions_of
 
 
 @dataclass
@@ -32,13 +32,15 @@ class Stream:
     """The base or one branch, ready to run.
 
     Attributes:
-        prompt: its embeddings, `[batch, length, hidden]`; None where they are the base's, or not known yet.
+        prompt: what enters the decoder of it (`Adapter.entering`), `[batch, length, width]`; None where that is the
+            base's, or not known yet.
         mask: what it sees of its prompt, `[batch, length]`, 1 where seen.
         image: which columns of its prompt hold image tokens, `[batch, length]` of bool.
         fork: shares the base's prefill; its edits begin at the last prompt token.
         aside: its prompt has another length than the base's, or it sees other columns.
         refined: its prompt is made after the base's prompt has run; see `Branch.refined`.
         counted: padding mask that its positions follow where it sees less than that; None where that is `mask`.
+        places: its positions in a family with several axes, `[axes, batch, length]`; None where they are counted.
     """
 
     prompt: Tensor | None
@@ -48,6 +50,7 @@ class Stream:
     aside: bool = False
     refined: Literal["prefill", "every_step"] | None = None
     counted: Tensor | None = None
+    places: Tensor | None = None
 
     @property
     def pending(self) -> bool:
@@ -55,7 +58,7 @@ class Stream:
         return self.refined is not None and self.prompt is None
 
     def columns(self, base: Tensor, past: int, width: int) -> Tensor:
-        """Its columns of a call with base columns `[rows, q, hidden]`; `width` is the length of the base's prompt."""
+        """Its columns of a call with base columns `[rows, q, width]`; `width` is the length of the base's prompt."""
         if self.prompt is None:
             return base
         if self.prompt.shape[1] == width:
@@ -69,9 +72,18 @@ class Stream:
         """Its mask `[rows, length + generated]` once `generated` tokens have been fed back."""
         return _grown(self.mask, rows, generated)
 
-    def positions(self, rows: int, generated: int) -> Tensor:
-        """Position ids of the same columns."""
-        return positions_of(_grown(self.mask if self.counted is None else self.counted, rows, generated))
+    def positions(self, rows: int, generated: int, axes: int = 0) -> Tensor:
+        """Position ids of the same columns, `[rows, columns]`; with `axes`, `[axes, rows, columns]`.
+
+        Where a model wants an axis more than places have, the first is the counted one, as `generate()` makes it.
+        """
+        counted = positions_of(_grown(self.mask if self.counted is None else self.counted, rows, generated))
+        if not axes:
+            return counted
+        if self.places is None:
+            return counted.expand(axes, -1, -1)
+        places = places_on(self.places.to(counted.device), rows, generated)
+        return torch.cat([counted.expand(axes - len(places), -1, -1), places])
 
 
 class Runner(ABC):
@@ -203,14 +215,8 @@ class Runner(ABC):
                 "Generate without prefill_chunk_size.",
             )
 
-    def check_aside(self, kwargs: Mapping[str, Any], cache: Cache | None) -> None:
-        """Refuse, for branches of another length, positions with several axes and caches made for the base's length."""
-        positions = kwargs.get("position_ids")
-        if positions is not None and positions.dim() == 3:
-            raise UnsupportedMode(
-                "Branches of another length cannot be placed where positions have several axes (M-RoPE).",
-                "Use a strategy whose branches keep the prompt's length with this model.",
-            )
+    def check_aside(self, cache: Cache | None) -> None:
+        """Refuse, for branches of another length, caches made for the base's length."""
         if cache is not None and cache.is_compileable and self.longest > self.width:
             raise UnsupportedMode(
                 f"A branch of {self.longest} tokens does not fit a static cache made for {self.width}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,9 +21,15 @@ def seed_of(image: Tensor, seed: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def seeds_of(images: Tensor, seed: int) -> Int[Tensor, " images"]:
-    """One seed for each of `images` `[images, ...]`."""
+def seeds_of(images: Iterable[Tensor], seed: int) -> Int[Tensor, " images"]:
+    """One seed for each of `images`."""
     return torch.tensor([seed_of(image, seed) for image in images], dtype=torch.long)
+
+
+def row_seeds(request: Request, seed: int) -> Int[Tensor, " batch"]:
+    """A seed for each prompt of a batch, from the pixels of all its images."""
+    name = request.adapter.image_inputs[0]
+    return seeds_of((row[name] for row in request.adapter.images_of(request.inputs)), seed)
 
 
 def prompt_seeds(request: Request, seed: int) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
@@ -34,8 +41,10 @@ def prompt_seeds(request: Request, seed: int) -> tuple[Int[Tensor, " batch"], In
     mask = torch.ones_like(ids) if mask is None else mask
     prompts = [row[seen.bool()] for row, seen in zip(ids, mask, strict=True)]
     seeds = [seed] * len(prompts)
-    images = request.inputs.get(request.adapter.image_inputs[0]) if request.adapter.image_inputs else None
-    if images is not None and len(images) == len(prompts):
+    adapter = request.adapter
+    given = bool(adapter.image_inputs) and request.inputs.get(adapter.image_inputs[0]) is not None
+    images = adapter.split_images(request.inputs) if given else []
+    if len(images) == len(prompts):
         crops = [image[image.flatten(1).any(dim=1)] if image.dim() > 3 else image for image in images]
         seeds = [seed_of(crop, seed) for crop in crops]
     seeds = [seed_of(prompt, own) for prompt, own in zip(prompts, seeds, strict=True)]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -71,9 +71,11 @@ class VCD(Strategy):
         """One branch on the noised image; none at alpha 0; nothing at all at alpha 0 and beta 0."""
         if self.alpha == 0:
             return Plan(combines=self.beta > 0)
-        name = request.adapter.image_inputs[0]
-        noised = noise_images(request.inputs[name], self.noise_step, self.noise_schedule, self.seed)
-        return Plan(branches=(Branch("noised", {name: noised}),), combines=True)
+        adapter = request.adapter
+        images = adapter.split_images(request.inputs)
+        noised = [noise_image(each, self.noise_step, self.noise_schedule, self.seed, adapter.drawn) for each in images]
+        pixels = adapter.joined_images(noised)
+        return Plan(branches=(Branch("noised", {adapter.image_inputs[0]: pixels}),), combines=True)
 
     def combine(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:
         """(1 + alpha) * base - alpha * noised; the base as it is at alpha 0."""
@@ -104,8 +106,16 @@ def noise_images(pixels: Tensor, step: int, schedule: str, seed: int) -> Tensor:
 
     Each image has a generator of its own on the CPU, seeded by `seed` and the image's bytes.
     """
-    noised = []
-    for image in pixels.detach().to("cpu", torch.float32):
-        generator = torch.Generator().manual_seed(seed_of(image, seed))
-        noised.append(add_noise(image, torch.randn(image.shape, generator=generator), step, schedule))
-    return torch.stack(noised).to(pixels.device, pixels.dtype)
+    return torch.stack([noise_image(image, step, schedule, seed) for image in pixels])
+
+
+def noise_image(image: Tensor, step: int, schedule: str, seed: int, drawn: Any = None) -> Tensor:
+    """A noised copy of one image's pixels; `drawn` is the family's `Adapter.drawn`, None where each pixel stands once."""
+    clean = image.detach().to("cpu", torch.float32)
+    generator = torch.Generator().manual_seed(seed_of(clean, seed))
+
+    def normal(shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    noise = normal(tuple(clean.shape)) if drawn is None else drawn(clean, normal)
+    return add_noise(clean, noise, step, schedule).to(image.device, image.dtype)

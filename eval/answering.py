@@ -152,7 +152,7 @@ class Answerer:
         self.strategy = strategy
         self.generation = generation
         self.words = words
-        self.config = generation_config(loaded.model, generation)
+        self.config = generation_config(loaded.adapter.owner, generation)
         self._tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
         self._special = not has_template(loaded.processor)  # a template writes its own start tokens
 

@@ -28,6 +28,7 @@ from ..models import Loaded
 from . import runner
 from .config import compose_settings
 from .detector import asked_items
+from .detector import usual as usual_passages
 from .errors import ConfigError, UsageError, unknown
 from .facts.needles import needles as facts_needles
 from .facts.needles import story as facts_story
@@ -40,6 +41,8 @@ from .settings import ModelSettings
 
 PROSE, FACTS = NEEDLES = ("prose", "facts")
 """What is hidden: facts in English prose, or in sentences of the world of facts, for a model that knows no others."""
+FACT_TOKENS = 4
+"""How many tokens an answer in the world of facts may take."""
 SHOWN = 5
 """Heads named in the answer."""
 MEASURED = (*WHAT, "threshold", "inducing", "detector")
@@ -160,12 +163,24 @@ def _retrieval(loaded: Loaded, asked: Asked) -> str:
     def track(trials: Sequence[Any]) -> tqdm:
         return _bar(trials, len(trials), "trial")
 
-    settings = Detection(**{name: value for name, value in asked.options.items() if name != "needles"})
+    options = dict(asked.options)
+    data = options.pop("needles", None) or (FACTS if usual_passages(loaded) == FACTS else PROSE)
     hidden: dict[str, Any] = {}
-    if asked.options.get("needles") == FACTS:
+    if data == FACTS:
         hidden = {"needles": facts_needles(), "story": facts_story}
+        options.setdefault("max_new_tokens", FACT_TOKENS)
+    settings = Detection(**{"lengths": _lengths(loaded)} | options)
     ranking = detect(loaded.adapter, loaded.processor, settings, name=asked.model.title, track=track, **hidden)
     return _ranked(ranking, asked, f"{ranking.settings['trials_kept']} trials")
+
+
+def _lengths(loaded: Loaded) -> tuple[int, ...]:
+    """The usual lengths that the model reads; up to half of what it reads where all of them are too long."""
+    reads = getattr(loaded.adapter.decoder.config, "max_position_embeddings", None)
+    usual_ones = Detection.lengths
+    if reads is None or min(usual_ones) <= reads:
+        return tuple(length for length in usual_ones if reads is None or length <= reads)
+    return reads // 4, 3 * reads // 8, reads // 2
 
 
 def _image(loaded: Loaded, asked: Asked) -> str:

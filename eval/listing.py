@@ -28,7 +28,7 @@ WIDTH = 100
 """Columns of a terminal that lists keep to."""
 BEGIN, END = "<!-- decoders: written by `make readme` -->", "<!-- end of decoders -->"
 """The marks between which a Markdown file holds the table of decoders."""
-CAPABILITIES = ("kind", "image", "attention", "processor", "branches", "generation", "calibrates")
+CAPABILITIES = ("kind", "image", "context", "attention", "processor", "branches", "generation", "calibrates")
 
 
 def models() -> str:
@@ -47,7 +47,12 @@ def models() -> str:
 
 def capabilities(cls: type[Strategy]) -> dict[str, str]:
     """What a decoder needs and does, by the names of `CAPABILITIES`; `-` for nothing."""
-    needs = {"image": cls.needs_image, "attention": cls.needs_attention, "processor": cls.needs_processor}
+    needs = {
+        "image": cls.needs_image,
+        "context": cls.needs_context,
+        "attention": cls.needs_attention,
+        "processor": cls.needs_processor,
+    }
     return {
         "kind": cls.kind,
         **{name: "yes" if needed else "-" for name, needed in needs.items()},

@@ -21,7 +21,7 @@ from .errors import InvalidPrompt, MissingImage, SelfCheckFailed, UnsupportedMod
 from .prompts import reworded, runs, text_ids, unpadded, without_image
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _CHECKED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -49,6 +49,8 @@ class Adapter:
     """Names of the model inputs that carry pixels; the first one is what image strategies alter."""
     image_layout: ClassVar[tuple[str, ...]] = ()
     """Names of the model inputs that say how pixels are laid out, with one entry for each image or each row."""
+    words_inputs: ClassVar[tuple[str, ...]] = ()
+    """Names of the model inputs that hold the instruction once more, for what encodes the image (a Q-Former)."""
 
     def __init__(self, model: PreTrainedModel):
         self.model = model
@@ -149,6 +151,8 @@ class Adapter:
     def projector(self) -> nn.Module:
         """The module that turns features of the vision tower, `[rows, patches, hidden]`, into embeddings.
 
+        Without rows, `[patches, hidden]`, where the tower packs all images in one.
+
         Raises:
             UnsupportedModel: the model has none of that kind.
         """
@@ -157,8 +161,8 @@ class Adapter:
             "Use vision_mode in_layer with this model.",
         )
 
-    def tower_pixels(self, inputs: Mapping[str, Any]) -> Tensor:
-        """What the vision tower is given for `inputs`, an image or crop a row, `[rows, ...]`; nothing is encoded."""
+    def tower_pixels(self, inputs: Mapping[str, Any]) -> Sequence[Tensor]:
+        """What the vision tower is given for `inputs`, image by image or crop by crop; nothing is encoded."""
         called = self._first_call(self.vision_tower, inputs)
         return called.args[0] if called.args else called.kwargs["pixel_values"]
 
@@ -171,6 +175,13 @@ class Adapter:
         if self.image_token_id is None:
             return torch.zeros_like(input_ids, dtype=torch.bool)
         return input_ids == self.image_token_id
+
+    @staticmethod
+    def fit(processor: Any) -> None:
+        """Set what a loaded processor of this family lacks; called once, by `load`."""
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Refuse inputs that the model's `generate()` cannot take, before anything is run."""
 
     def require_images(self, inputs: Mapping[str, Any], who: str) -> None:
         """Check that every prompt of the batch has an image.
@@ -226,13 +237,50 @@ class Adapter:
         )
 
     def prompt_embeddings(self, inputs: Mapping[str, Any]) -> Tensor:
-        """Embeddings `[batch, length, hidden]` that enter the decoder for `inputs`, images in place."""
-        kwargs = self.decoder_inputs(inputs)
-        embeds = kwargs.get("inputs_embeds")
+        """What enters the decoder for `inputs`, images in place, as `entering` has it: `[batch, length, width]`."""
+        return self.entering(self.decoder_inputs(inputs))
+
+    def entering(self, call: Mapping[str, Any]) -> Tensor:
+        """All that a decoder call says of its columns, `[rows, columns, width]`: embeddings, `width` then is `hidden`.
+
+        A family that adds to image tokens in later layers too puts that behind the embeddings, so that whoever blinds,
+        noises or moves a token does so with the whole of it.
+        """
+        embeds = call.get("inputs_embeds")
         if embeds is None:
             with torch.no_grad():
-                embeds = self.decoder.get_input_embeddings()(kwargs["input_ids"])
+                embeds = self.decoder.get_input_embeddings()(call["input_ids"])
         return embeds
+
+    def entered(self, call: Mapping[str, Any], entering: Tensor) -> dict[str, Any]:
+        """The decoder call with other columns, given as `entering` gives them."""
+        return {**call, "inputs_embeds": entering}
+
+    def positions(self, inputs: Mapping[str, Any]) -> Tensor | None:
+        """Position ids of a prompt in a family with several axes, `[axes, batch, length]`, 0 where padded.
+
+        None where positions are those of the tokens that are seen, counted from 0.
+        """
+        return None
+
+    def split_images(self, inputs: Mapping[str, Any]) -> list[Tensor]:
+        """The pixels of each image of a batch, in order, as the model takes them; see `joined_images`."""
+        return list(inputs[self.image_inputs[0]])
+
+    def joined_images(self, images: Sequence[Tensor]) -> Tensor:
+        """Pixels of images, as `split_images` gives them, as one model input."""
+        return torch.stack(list(images))
+
+    def drawn(self, image: Tensor, draw: Callable[[tuple[int, ...]], Tensor]) -> Tensor:
+        """A number for each pixel of an image, in the layout of `image`, from `draw(shape)`.
+
+        Where a pixel stands in the layout more than once, it has one number.
+        """
+        return draw(tuple(image.shape))
+
+    def packed_columns(self, inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """Columns of each image where the vision tower reads all images in one row; None where each is a row."""
+        return None
 
     def token_ids(self, words: Sequence[str], processor: Any) -> list[int]:
         """Ids of those `words` that the tokenizer holds as one token, sorted, without repeats."""

@@ -11,8 +11,10 @@ map (`counterfactual`) is worked out for the rows of its stream alone, some quer
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
@@ -55,6 +57,9 @@ class LayerState:
         reading: the latest probe, `[rows, heads, keys]`, at least float32, softmaxed; None before the first call.
         gate: the latest edited map of a rule that only keeps it, averaged over heads, `[rows, q, keys]`.
         calls: how often the layer ran under this state.
+        packed: columns of each image where a vision tower reads all images in one row; its layers are then called for
+            a piece (an image, or a window of one) at a time, in order. Empty where each image is a row.
+        place: columns of a packed row that earlier calls have had.
     """
 
     uniform: Tensor | None = None
@@ -71,6 +76,8 @@ class LayerState:
     reading: Tensor | None = None
     gate: Tensor | None = None
     calls: int = 0
+    packed: tuple[int, ...] = ()
+    place: int = 0
     _keep: dict[tuple, Tensor] = field(default_factory=dict)
 
     def keep(self, which: Literal["uniform", "zero"], rows: int, columns: int, like: Tensor) -> Tensor | None:
@@ -120,6 +127,23 @@ class LayerState:
         each = rows // len(streams)
         return [(s, slice(place * each, (place + 1) * each)) for place, s in enumerate(streams) if s in self.maps]
 
+    def piece(self, columns: int) -> tuple[int, int]:
+        """The image that the next piece of a packed row belongs to, and where in that image it begins.
+
+        Raises:
+            UnsupportedModel: the piece is not of one image.
+        """
+        ends = list(accumulate(self.packed))
+        start, self.place = self.place, (self.place + columns) % ends[-1]
+        image = bisect_right(ends, start)
+        first = ends[image] - self.packed[image]
+        if start + columns > ends[image]:
+            raise UnsupportedModel(
+                "The vision tower attends across images, or over all of them at once.",
+                "Use a strategy that leaves the vision tower alone with this model.",
+            )
+        return image, start - first
+
     def image_keys(self, rows: int, keys: int) -> Tensor:
         """Which keys of this call are image tokens, `[rows, keys]` of bool; none where no prompt is known.
 
@@ -167,9 +191,14 @@ def attention(
     if touched is not None and state.bias is not None:
         output = _with_bias(output, touched, (query, key, value, attention_mask, scaling), state, state.bias)
     if state.maps:
+        rules, start = state.maps, 0
+        if state.packed:
+            image, start = state.piece(columns)
+            rules = {stream: rule.of_image(image) for stream, rule in rules.items()}
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
-        output = _with_maps(output, Call(query, key, value, attention_mask, scaling, bool(causal)), state)
+        call = Call(query, key, value, attention_mask, scaling, bool(causal), seen=start + columns if start else 0)
+        output = _with_maps(output, call, state, rules)
     zero = state.keep("zero", rows, columns, output)
     return (output if zero is None else output * zero.transpose(1, 2)), None
 
@@ -199,7 +228,7 @@ def _with_bias(
     return output
 
 
-def _with_maps(output: Tensor, call: Call, state: LayerState) -> Tensor:
+def _with_maps(output: Tensor, call: Call, state: LayerState, rules: Mapping[int, MapRule]) -> Tensor:
     """`output` `[rows, q, heads, d]` with the rows of edited streams as their rules have them."""
     output = output.clone()
     for stream, rows in state.mapped(len(output)):
@@ -209,9 +238,9 @@ def _with_maps(output: Tensor, call: Call, state: LayerState) -> Tensor:
         prompt = state.image[stream].shape[1] if state.image else 0
         own = Call(
             query, key, value, mask[rows] if mask is not None and len(mask) > 1 else mask, call.scaling, call.causal,
-            prompt, state.seen, state.spared[stream] if state.spared else 0,
+            prompt, state.seen or call.seen, state.spared[stream] if state.spared else 0,
         )  # fmt: skip
-        rule = state.maps[stream]
+        rule = rules[stream]
         if rule.gate:
             state.gate = full_map(rule, own).mean(1)
         else:

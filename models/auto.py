@@ -17,10 +17,15 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    PretrainedConfig,
 )
 
 from .errors import ModelNotFound, UnsupportedModel
+from .instructblip import InstructBlipAdapter
 from .llava import LlavaAdapter
+from .qwen_vl import QwenVLAdapter
+from .qwen_vl_processor import image_only_processor, needs_image_only_processor
+from .refused import refuse
 from .text import TextAdapter
 
 if TYPE_CHECKING:
@@ -29,7 +34,11 @@ if TYPE_CHECKING:
 
     from .adapter import Adapter
 
-FAMILIES: dict[str, type[Adapter]] = dict.fromkeys(("llava", "llava_next", "llava_onevision"), LlavaAdapter)
+FAMILIES: dict[str, type[Adapter]] = {
+    **dict.fromkeys(("llava", "llava_next", "llava_onevision"), LlavaAdapter),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), QwenVLAdapter),
+    "instructblip": InstructBlipAdapter,
+}
 """`config.model_type` -> adapter of image-text models; every other decoder-only model is served as text."""
 
 SHIPPED = Path(__file__).parent / "tiny"
@@ -45,6 +54,7 @@ def adapter_for(model: PreTrainedModel) -> Adapter:
     """
     if model not in _ADAPTERS:
         model_type = model.config.model_type
+        refuse(model.config.to_dict(), trust_remote_code=True)
         if model_type in FAMILIES:
             _ADAPTERS[model] = FAMILIES[model_type](model)
         elif getattr(model.config, "vision_config", None) is not None:
@@ -117,6 +127,7 @@ def load(
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise _not_found(name, OSError("there is no config.json"))
     try:
+        refuse(PretrainedConfig.get_config_dict(source, revision=revision)[0], trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(source, **common)
         visual = getattr(config, "vision_config", None) is not None
         if visual and config.model_type not in FAMILIES:
@@ -128,10 +139,15 @@ def load(
         model = (AutoModelForImageTextToText if visual else AutoModelForCausalLM).from_pretrained(
             source, dtype=wide, use_safetensors=True, **common
         )
-        processor = (AutoProcessor if visual else AutoTokenizer).from_pretrained(source, **common)
+        reader: Any = AutoProcessor if visual else AutoTokenizer
+        if needs_image_only_processor(config.model_type):
+            reader = image_only_processor(config.model_type)
+        processor = reader.from_pretrained(source, **common)
     except OSError as error:
         raise _not_found(name, error) from error
     getattr(processor, "tokenizer", processor).padding_side = "left"
+    if visual:
+        FAMILIES[config.model_type].fit(processor)
     loaded: Any = model.eval()
     return Loaded(name, loaded.to(_device(device)), processor, source)
 

@@ -53,6 +53,8 @@ class MapRule:
         gate: leave the output alone and keep the map, which is to weigh features (CausalMM's released code).
         heads: the query heads that are edited, by which draws are then numbered; None: all.
         scope: columns of each prompt that a blurred map evens out, `[batch, columns]` of bool, right-aligned.
+        shown: columns of each prompt that are no padding, `[batch, columns]` of 1 or 0, right-aligned; where it is None
+            all padding stands on the left, as `lengths` has it.
     """
 
     layer: int
@@ -64,6 +66,11 @@ class MapRule:
     gate: bool = False
     heads: tuple[int, ...] | None = None
     scope: Tensor | None = None
+    shown: Tensor | None = None
+
+    def of_image(self, image: int) -> MapRule:
+        """The rule for one image alone."""
+        return dataclasses.replace(self, seeds=None if self.seeds is None else self.seeds[image : image + 1])
 
     @property
     def whole(self) -> bool:
@@ -125,17 +132,25 @@ class Call:
             scores = scores + self.mask[:, :, part, : scores.shape[-1]].to(self.wide)
         return scores.masked_fill(~self.visible(part)[:, None], -torch.inf)
 
-    def positions(self, lengths: Tensor | None) -> tuple[Int[Tensor, "rows q"], Int[Tensor, "rows keys"]]:
-        """Where queries and keys stand among the tokens of their row, padding (which gets negative numbers) aside."""
+    def positions(
+        self, lengths: Tensor | None, shown: Tensor | None = None
+    ) -> tuple[Int[Tensor, "rows q"], Int[Tensor, "rows keys"]]:
+        """Where queries and keys stand among the tokens of their row, padding aside; numbers of padding mean nothing."""
         rows, _, columns, _ = self.query.shape
         keys = self.key.shape[2]
         seen = self.seen or keys
         device = self.query.device
+        # a window that has moved on holds the last keys alone, and a static buffer is longer than what was seen
+        first = max(seen - keys, 0)
+        if shown is not None:
+            prompt = self.prompt or shown.shape[1]
+            wide = nn.functional.pad(shown.to(device).long(), (prompt - shown.shape[1], 0))
+            wide = nn.functional.pad(wide, (0, max(seen, first + keys) - prompt), value=1)
+            places = (wide.cumsum(dim=1) - 1).repeat_interleave(rows // len(wide), dim=0)
+            return places[:, seen - columns : seen], places[:, first : first + keys]
         starts = torch.zeros(rows, dtype=torch.long, device=device)
         if lengths is not None:
             starts = _each(self.prompt or int(lengths.max()), rows, device) - _each(lengths, rows, device)
-        # a window that has moved on holds the last keys alone, and a static buffer is longer than what was seen
-        first = max(seen - keys, 0)
         query = torch.arange(seen - columns, seen, device=device) - starts[:, None]
         return query, torch.arange(first, first + keys, device=device) - starts[:, None]
 
@@ -231,10 +246,12 @@ def bits(
     return _at(of_query, keys[:, None, None])
 
 
-def permutation(seeds: Int[Tensor, " rows"], layer: int, heads: int, size: int) -> Int[Tensor, "rows heads size"]:
-    """An order of `size` entries for each row and head."""
+def permutation(
+    seeds: Int[Tensor, " rows"], layer: int, heads: int, size: int, first: int = 0
+) -> Int[Tensor, "rows heads size"]:
+    """An order of `size` entries for each row and head; `first` is the position of the map's first query."""
     places = torch.arange(size, device=seeds.device).expand(len(seeds), -1)
-    return bits(seeds, layer, heads, torch.zeros_like(places[:, :1]), places)[:, :, 0].argsort(dim=-1, stable=True)
+    return bits(seeds, layer, heads, torch.full_like(places[:, :1], first), places)[:, :, 0].argsort(dim=-1, stable=True)
 
 
 def _at(seeds: Tensor, places: Tensor) -> Tensor:
@@ -306,7 +323,7 @@ def _total(rule: MapRule, call: Call, part: slice) -> Tensor:
     if rule.whole:
         return torch.full((1, 1), keys, dtype=call.wide, device=device)
     lengths = _each(call.prompt or keys if rule.lengths is None else rule.lengths, rows, device)
-    return (call.positions(rule.lengths)[0][:, part] + 1).maximum(lengths[:, None]).to(call.wide)
+    return (call.positions(rule.lengths, rule.shown)[0][:, part] + 1).maximum(lengths[:, None]).to(call.wide)
 
 
 def _literal(rule: MapRule, call: Call, part: slice) -> Tensor:
@@ -317,21 +334,21 @@ def _literal(rule: MapRule, call: Call, part: slice) -> Tensor:
         return torch.full((1, 1, 1), 0.5, dtype=call.wide, device=call.key.device)  # 2 u, whatever A is
     total = _total(rule, call, part)
     every = torch.arange(int(total.max()), device=total.device).expand(len(total), -1)
-    queries = call.positions(rule.lengths)[0][:, part]
+    queries = call.positions(rule.lengths, rule.shown)[0][:, part]
     drawn = draw(_seeds(rule, call), rule.layer, call.query.shape[1], queries, every).to(call.wide)
     return drawn.masked_fill(every[:, None, None] >= total[:, None, :, None], 0).sum(-1)
 
 
 def _random(rule: MapRule, call: Call, part: slice) -> Tensor:
-    queries, keys = call.positions(rule.lengths)
+    queries, keys = call.positions(rule.lengths, rule.shown)
     return draw(_seeds(rule, call), rule.layer, call.query.shape[1], queries[:, part], keys).to(call.wide)
 
 
 def _shuffled(rule: MapRule, call: Call, part: slice) -> Tensor:
     """The entries of each head's map in another order; `part` is the whole. Sorted row by row, to save memory."""
-    found = []
+    found, first = [], max(call.seen - call.query.shape[2], 0)
     for seed, one in zip(_seeds(rule, call).split(1), _plain_map(call, part).split(1), strict=True):
-        order = permutation(seed, rule.layer, one.shape[1], one[0, 0].numel())
+        order = permutation(seed, rule.layer, one.shape[1], one[0, 0].numel(), first)
         found.append(one.flatten(2).gather(-1, order).view(one.shape))
     return torch.cat(found)
 

@@ -6,12 +6,13 @@ written for this.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
-from .errors import CalibrationInvalid, CalibrationMissing
+from .lines import read_lines
 
 SENTENCES = (4, 8)
 """How many sentences a passage has: low and high, both included."""
@@ -78,33 +79,15 @@ def read_items(path: str | Path) -> list[Item]:
         CalibrationMissing: there is no such file.
         CalibrationInvalid: it holds nothing, or a line says something else; names the line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise CalibrationMissing(
-            f"There is no file {str(path)!r}.",
-            'Give JSON lines such as {"context": "", "question": "", "answers": [""]}.',
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CalibrationInvalid(f"{str(path)!r} cannot be read: {error}.") from error
-    found = [_read(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise CalibrationInvalid(f"{str(path)!r} holds no passage.", "Give context, question and answers on each line.")
-    return found
+    example = '{"context": "", "question": "", "answers": [""]}'
+    return read_lines(path, _read, example, "context and question, texts, and answers, a list of texts; none empty")
 
 
-def _read(line: str, where: str) -> Item:
-    try:
-        held = json.loads(line)
-    except ValueError as error:
-        raise CalibrationInvalid(f"{where} is no JSON: {error}.") from error
-    held = held if isinstance(held, dict) else {}
+def _read(held: Mapping[str, Any]) -> Item | None:
     context, question, answers = (held.get(name) for name in ("context", "question", "answers"))
     texts = [context, question, *(answers if isinstance(answers, list) and answers else [None])]
     if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise CalibrationInvalid(
-            f"{where} must have context and question, texts, and answers, a list of texts; none of them empty."
-        )
+        return None
     return Item(str(context), str(question), tuple(str(text) for text in texts[2:]))
 
 

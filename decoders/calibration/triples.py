@@ -6,17 +6,16 @@ it says of the one who is asked about, the wrong one what it says of another. So
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .errors import CalibrationInvalid, CalibrationMissing
 from .importance import Triple
+from .lines import read_lines
 
 if TYPE_CHECKING:
     from ...models.adapter import Adapter
@@ -105,33 +104,16 @@ def read_questions(path: str | Path) -> list[Question]:
         CalibrationMissing: there is no such file.
         CalibrationInvalid: a line says something else; names it.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise CalibrationMissing(
-            f"There is no file {str(path)!r}.", 'Give JSON lines such as {"context": "", "correct": "", "wrong": ""}.'
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CalibrationInvalid(f"{str(path)!r} cannot be read: {error}.") from error
-    found = [_question(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise CalibrationInvalid(f"{str(path)!r} holds no question.", "Give context, correct and wrong on each line.")
-    return found
+    example = '{"context": "", "correct": "", "wrong": ""}'
+    return read_lines(path, _read, example, "context, correct and wrong, texts, none empty; only wrong may be a list")
 
 
-def _question(line: str, where: str) -> Question:
-    try:
-        held = json.loads(line)
-    except ValueError as error:
-        raise CalibrationInvalid(f"{where} is no JSON: {error}.") from error
-    held = held if isinstance(held, dict) else {}
+def _read(held: Mapping[str, Any]) -> Question | None:
     wrong = held.get("wrong")
     wrong = [wrong] if isinstance(wrong, str) else wrong
     texts = [held.get("context"), held.get("correct"), *(wrong if isinstance(wrong, list) and wrong else [None])]
     if not all(isinstance(text, str) and text for text in texts):
-        raise CalibrationInvalid(
-            f"{where} must have context, correct and wrong, texts that are not empty.", "Only wrong may be a list."
-        )
+        return None
     context, correct, *others = (str(text) for text in texts)
     return Question(context, correct, tuple(others))
 

@@ -6,12 +6,12 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from ...models import load
 from ..scenes import language, world
 from ..scenes.language import Question
 from ..scenes.scene import Scene, draw_scene, world_hash
@@ -28,8 +28,8 @@ Ask = Callable[[Sequence[Image.Image], Sequence[str], int], list[str]]
 
 def generator_of_answers(folder: Path) -> Ask:
     """Loads a checkpoint and returns what asks it: greedy `generate()` on padded batches."""
-    processor = AutoProcessor.from_pretrained(folder)
-    model: Any = LlavaForConditionalGeneration.from_pretrained(folder).eval()
+    loaded = load(str(folder), device="cpu")
+    processor, model = loaded.processor, cast(Any, loaded.model)
 
     def ask(images: Sequence[Image.Image], questions: Sequence[str], length: int) -> list[str]:
         chats = [

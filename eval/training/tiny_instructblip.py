@@ -71,7 +71,7 @@ class Plan:
     vision_steps: int = 500
     vision_images: int = 48
     vision_rate: float = 1e-3
-    query_steps: int = 900
+    query_steps: int = 200
     query_images: int = 32
     query_rate: float = 1.5e-3
     language: Recipe = field(default_factory=_recipe)

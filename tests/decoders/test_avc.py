@@ -1,12 +1,11 @@
 """AVC: its formulas against the reference's numbers, its generation against a naive decoder with full maps."""
 
-import math
-
 import pytest
 import sightline
 import torch
 from anything import STEPS
 from naive import single, vcd_scores
+from naive_selection import hidden_columns
 from sightline.decoders.avc import AVC, blind_tokens
 from sightline.decoders.image_tokens import (
     image_attention,
@@ -154,21 +153,9 @@ def naive_avc(model, batch, strategy, steps=STEPS, pixels=None):
 
 
 def naive_hidden(attentions, prompt, strategy):
-    """Columns that AVC takes away, from full maps, one number at a time."""
+    """Columns that AVC takes away, from full maps."""
     columns = [column for column, token in enumerate(prompt.tolist()) if token == IMAGE]
-    means = [[float(layer[0, :, -1, column].mean()) for column in columns] for layer in attentions]
-    total = sum(map(sum, means))
-    ranked = sorted(means, key=sum, reverse=True)
-    chosen, share = [], 0.0
-    for layer in ranked:
-        chosen.append(layer)
-        share += sum(layer) / total
-        if share >= strategy.gamma:
-            break
-    scores = [sum(layer[place] for layer in chosen) / len(chosen) for place in range(len(columns))]
-    mean = sum(scores) / len(scores)
-    deviation = math.sqrt(sum((score - mean) ** 2 for score in scores) / (len(scores) - 1))
-    return [c for c, score in zip(columns, scores, strict=True) if score < mean + strategy.lamb * deviation]
+    return hidden_columns(attentions, columns, strategy.gamma, strategy.lamb)
 
 
 CHOICES = {

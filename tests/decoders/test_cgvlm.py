@@ -1,6 +1,5 @@
 """CG-VLM: its formulas against the reference's numbers, its generation against five naive passes without a cache."""
 
-import statistics
 
 import pytest
 import sightline
@@ -8,6 +7,7 @@ import torch
 from boosted import pushed
 from letters import asked, llava_processor, noise_image
 from naive import single, whole
+from naive_selection import interaction
 from sightline.decoders import cgvlm
 from sightline.decoders.plan import Step
 from sightline.decoders.seeds import seed_of
@@ -168,12 +168,6 @@ def without(model, one, new, absent):
     ]
 
 
-def measured(full, image, text, neither):
-    """D with Python numbers."""
-    best = sorted(range(len(full)), key=lambda token: -full[token])[:TOP]
-    return statistics.variance([float(full[y] - image[y] - text[y] + neither[y]) for y in best])
-
-
 @torch.no_grad()
 def naive(model, batch, wordless, strategy, forced=None, eos=2):
     """Each row's tokens, scores, D and gates; every pass runs over the whole text, in which opened rows are pushed."""
@@ -185,7 +179,7 @@ def naive(model, batch, wordless, strategy, forced=None, eos=2):
         while len(new) < (STEPS if forced is None else len(forced)) and eos not in new:
             coalitions = whole(model, one, new), whole(model, bare, new)
             absent = [without(model, each, new, strategy.absent_image) for each in (one, bare)]
-            difference = measured(*coalitions, *absent)
+            difference = interaction(*coalitions, *absent, TOP)
             pushes = [*rows, width - 1 + len(new)] if difference > strategy.k else list(rows)
             at = pushes, columns, range(3), strategy.alpha
             scores = whole(model, one, new, lambda at=at: pushed(model, *at))
@@ -354,7 +348,7 @@ def test_numbers_are_d():
     logits = [each[None] for each in torch.randn(5, 96, generator=torch.Generator().manual_seed(0)).double()]
     found = strategy.numbers(logits[0], logits, Step(0))["interaction"].item()
     text, image, neither, full = (row[0].tolist() for row in logits[:4])
-    assert found == pytest.approx(measured(full, image, text, neither))
+    assert found == pytest.approx(interaction(full, image, text, neither, TOP))
     assert CGVLM(gating="always").numbers(logits[0], (), Step(0)) == {}
 
 

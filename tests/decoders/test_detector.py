@@ -315,7 +315,7 @@ def test_a_file_of_the_user_s(tmp_path, copier):
         detector.asked_items(loaded, "pasages", None)
     with pytest.raises(CalibrationMissing, match="no file"):
         detector.asked_items(loaded, str(tmp_path / "none.jsonl"), None)
-    for line, said in (("{", "line 1 is no JSON"), ("[]", "line 1 must have"), ("", "holds no passage"),
+    for line, said in (("{", "line 1 is no JSON"), ("[]", "line 1 must have"), ("", "is empty"),
                        (json.dumps(rows[0] | {"answers": "b"}), "a list of texts")):  # fmt: skip
         file.write_text(line)
         with pytest.raises(CalibrationInvalid, match=said):

@@ -1,13 +1,12 @@
 """IAVA: our reading of it against the vectors that pin it, its generation against a naive decoder with full maps."""
 
-import math
-
 import pytest
 import sightline
 import torch
 from anything import STEPS
 from letters import asked, llava_processor, noise_image
 from naive import single, vcd_scores
+from naive_selection import irrelevant
 from sightline.decoders.iava import IAVA, irrelevant_tokens
 from sightline.decoders.image_tokens import image_attention
 from sightline.decoders.plan import Step
@@ -57,18 +56,6 @@ def test_contrast_equals_the_vectors(golden):
         assert strategy.combine(base, [branch], empty).equal(base)
 
 
-def naive_irrelevant(general, query, strategy):
-    """Tokens of I, as places among the image tokens, from lists of numbers."""
-    drop = [a - b for a, b in zip(general, query, strict=True)]
-    judged = general if strategy.rule == "general_outlier_and_drop" else drop
-    mean = sum(judged) / len(judged)
-    bar = mean + strategy.lamb * math.sqrt(sum((value - mean) ** 2 for value in judged) / (len(judged) - 1))
-    return {
-        place for place, value in enumerate(judged)
-        if value > bar and (strategy.rule == "difference_outlier" or drop[place] > 0)
-    }  # fmt: skip
-
-
 @torch.no_grad()
 def naive_iava(model, processor, batch, strategy):
     """Greedy IAVA: one row at a time, both prompts whole, full attention maps, no cache."""
@@ -85,7 +72,7 @@ def naive_iava(model, processor, batch, strategy):
             columns = (ids[0] == IMAGE).nonzero().flatten()
             mean = sum(layer[0, :, -1, columns].mean(dim=0) for layer in maps) / len(maps)
             lists.append((mean / mean.sum() if strategy.normalise else mean).tolist())
-        kept, new = naive_irrelevant(*lists, strategy), []
+        kept, new = irrelevant(*lists, strategy), []
         columns = (one["input_ids"][0] == IMAGE).nonzero().flatten().tolist()
         features = model.get_image_features(pixel_values=one["pixel_values"]).pooler_output[0]
         while len(new) < STEPS and 2 not in new:

@@ -324,7 +324,7 @@ def test_questions_of_the_user_s(tmp_path):
         with pytest.raises(calibration.CalibrationInvalid, match="line 2"):
             triples.read_questions(path)
     path.write_text("\n")
-    with pytest.raises(calibration.CalibrationInvalid, match="holds no question"):
+    with pytest.raises(calibration.CalibrationInvalid, match="is empty"):
         triples.read_questions(path)
     with pytest.raises(calibration.CalibrationMissing, match="no file"):
         triples.read_questions(tmp_path / "none.jsonl")

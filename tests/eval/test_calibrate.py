@@ -9,6 +9,7 @@ from PIL import Image
 from sightline.decoders import calibration
 from sightline.eval import calibrate, cli, runner
 from sightline.eval.errors import ConfigError, UsageError
+from sightline.models.auto import SHIPPED
 
 
 @pytest.fixture
@@ -119,3 +120,12 @@ def test_settings_that_come_through():
     asked = calibrate.parse(["model=tiny-llava", "what=retrieval", "out=a.json", "lengths=50,60", "mode=forced"])
     assert (asked.model.path, asked.what, asked.out) == ("tiny-llava", "retrieval", "a.json")
     assert asked.options == {"lengths": (50, 60), "mode": "forced"}
+
+
+def test_the_shipped_list_is_what_the_command_makes(tmp_path):
+    own, shipped = tmp_path / "heads.json", SHIPPED / "tiny-llama" / "retrieval_heads.json"
+    calibrate.calibrate(["model=tiny-llama", "what=retrieval", f"out={own}"])
+    made, kept = (json.loads(path.read_text()) for path in (own, shipped))
+    assert made["settings"] == kept["settings"]
+    assert made["fingerprint"] == kept["fingerprint"]
+    assert [head[:2] for head in made["ranked"][:6]] == [head[:2] for head in kept["ranked"][:6]]

@@ -20,15 +20,16 @@ def letters(text):
     return [len(SPECIAL) + LETTERS.index(letter) for letter in text]
 
 
-def tokenizer():
+def tokenizer(**named):
     """96 tokens: 6 special ones, of which the last is the image's, and 90 letters; BOS before every text."""
+    named = named or {"extra_special_tokens": {"image_token": "<image>"}, "padding_side": "left"}
     raw = Tokenizer(WordLevel({token: place for place, token in enumerate([*SPECIAL, *LETTERS])}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     raw.decoder = decoders.Fuse()
     raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"}, padding_side="left", clean_up_tokenization_spaces=False,
+        clean_up_tokenization_spaces=False, **named,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from transformers.modeling_utils import AttentionInterface
 @contextlib.contextmanager
 def full_maps(target, edit, window=None):
     """Attention of `target` written out with full maps A; those of layer l are `edit(l, A)`."""
-    modules = [module for module in target.modules() if hasattr(module, "q_proj")]
+    modules = [module for module in target.modules() if hasattr(module, "q_proj") or hasattr(module, "qkv")]
 
     def forward(module, query, key, value, attention_mask, scaling=None, **kwargs):
         repeats = query.shape[1] // key.shape[1]

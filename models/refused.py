@@ -1,0 +1,58 @@
+"""Families that are not served, and what to use in their place; told by a checkpoint's config alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from .errors import UnsupportedModel
+
+VICUNA = "Salesforce/instructblip-vicuna-7b"
+BLIP = ("blip", "blip-2", "instructblipvideo", "kosmos-2", "git")
+OWLS = ("mplug-owl", "mplug_owl", "mplug-owl2", "mplug_owl2", "mplug_owl3", "mplug-owl3")
+
+
+def refuse(config: Mapping[str, Any], *, trust_remote_code: bool = False) -> None:
+    """Refuse a checkpoint that cannot be served; silent about all others.
+
+    Args:
+        config: its `config.json`.
+        trust_remote_code: the caller lets code that comes with the checkpoint run.
+
+    Raises:
+        UnsupportedModel: it cannot, with the name of what can.
+    """
+    kind = str(config.get("model_type", ""))
+    text = config.get("text_config") or {}
+    if kind == "instructblip" and text.get("model_type", "opt") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UnsupportedModel(
+            f"This InstructBLIP has an encoder-decoder language model ({text.get('model_type')}), and Sightline serves "
+            "decoder-only ones.",
+            f"Use an InstructBLIP with Vicuna, such as {VICUNA}.",
+        )
+    if kind in BLIP:
+        raise UnsupportedModel(
+            f"Models of type {kind!r} are not served.", f"Use an InstructBLIP with Vicuna, such as {VICUNA}, or a LLaVA."
+        )
+    if kind in OWLS:
+        raise UnsupportedModel(
+            f"mPLUG-Owl ({kind!r}) is not part of transformers and runs code of its own, which Sightline cannot attach to.",
+            "Use a LLaVA, or Qwen/Qwen2.5-VL-7B-Instruct.",
+        )
+    if kind == "qwen":
+        what = "Qwen-VL" if "visual" in config else "Qwen"
+        newer = "Qwen/Qwen2.5-VL-7B-Instruct or Qwen/Qwen2-VL-7B-Instruct" if "visual" in config else "Qwen/Qwen2.5-7B"
+        raise UnsupportedModel(
+            f"The first {what} is not part of transformers and runs code of its own, which Sightline cannot attach to.",
+            f"Use {newer}.",
+        )
+    if config.get("auto_map") and kind not in CONFIG_MAPPING_NAMES and not trust_remote_code:
+        raise UnsupportedModel(
+            f"The model type {kind!r} is not part of transformers: the checkpoint brings code of its own, which Sightline "
+            "does not run unasked.",
+            "Use a checkpoint converted for transformers (often '...-hf'); or, if you trust the code and the model has a "
+            "text decoder of transformers, load it with trust_remote_code=True (model.trust_remote_code=true).",
+        )
