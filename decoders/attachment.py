@@ -25,18 +25,20 @@ from ..models.errors import (
     AttachmentClosed,
     AttachmentError,
     AttachmentReused,
-    InputsMismatch,
     NotContrasted,
     UnsupportedMode,
 )
 from .branching import Branching, choose
 from .contrast import cut, widen
+from .guard import check_cache, guarded
+from .in_sequence import SequentialRunner
 from .layers import edited_vision, layer_states
 from .plan import Branch, Plan, Request, Step
 from .readings import base_probes, looked
 from .refining import Refiner
 from .rows import columns_of
 from .runner import Runner, Stream
+from .same_inputs import SameInputs
 from .stats import Stats
 from .strategy import Strategy
 from .tracing import Moment, Tracer, traced
@@ -75,7 +77,7 @@ class Attachment(LogitsProcessor):
         self.plan: Plan = traced(plan, adapter, request.inputs) if trace else plan
         self.tracer = Tracer(*request.inputs["input_ids"].shape, end=adapter.end_tokens) if trace else None
         self._adapter = adapter
-        self._ids: Tensor | None = request.inputs.get("input_ids")
+        self._attached = SameInputs(adapter, request.inputs, strategy.key)
         self._context: dict[str, Any] = dict(self.plan.context)
         self._states: dict[int, LayerState] = {}
         self._exits: dict[int, Tensor] = {}
@@ -167,6 +169,7 @@ class Attachment(LogitsProcessor):
         with ExitStack() as stack:
             _ATTACHED.add(decoder)
             stack.callback(_ATTACHED.discard, decoder)
+            stack.enter_context(guarded(self._adapter, self.strategy.key))
             if self.plan.needs_attention:
                 self._install_attention(stack)
             for handle in self._exit_hooks():
@@ -179,6 +182,7 @@ class Attachment(LogitsProcessor):
                 decoder.register_forward_pre_hook(_uncompiled(self._count), with_kwargs=True),
                 decoder.register_forward_hook(_uncompiled(self._after_decoder)),
                 owner.register_forward_hook(_uncompiled(self._after_owner)),
+                *self._image_hooks(),
             ):
                 stack.callback(handle.remove)
             self._stack = stack.pop_all()
@@ -229,43 +233,19 @@ class Attachment(LogitsProcessor):
         self._running.owner_kwargs = kwargs
         if self.stats.forwards:
             return
-        cache = kwargs.get("past_key_values")
-        if cache is not None and cache.get_seq_length() != 0:
-            raise UnsupportedMode(
-                f"{self.strategy.key}: the given past_key_values hold {cache.get_seq_length()} tokens already, and its "
-                "branches would not know them.",
-                "Pass the whole prompt without past_key_values.",
-            )
-        ids = kwargs.get("input_ids")
-        if ids is None or self._ids is None:
-            self._check_words(kwargs.get("inputs_embeds"))
-            return
-        times = ids.shape[0] // self._ids.shape[0]
-        expected = self._ids.to(ids.device).repeat_interleave(max(times, 1), dim=0)
-        ids = ids[:, : expected.shape[1]] if self._scored else ids
-        chunk = expected[:, : ids.shape[1]]
-        if chunk.shape != ids.shape or not torch.equal(chunk, ids):
-            raise InputsMismatch(
-                f"generate() was given input_ids of shape {list(ids.shape)} that are not those attached "
-                f"({list(self._ids.shape)}).",
-                "Attach with the same inputs that generate() gets.",
-            )
+        apart = isinstance(self._running, SequentialRunner)
+        check_cache(kwargs.get("past_key_values"), self.plan, apart=apart, who=self.strategy.key)
+        self._attached.check(kwargs, scored=bool(self._scored))
 
-    def _check_words(self, embeds: Tensor | None) -> None:
-        """Refuse embeddings of other words than those attached, where the model embeds them before its own loop."""
-        if embeds is None or self._ids is None or self._adapter.owner is self._adapter.model:
-            return
-        ids = self._ids[:, : embeds.shape[1]].to(embeds.device)
-        words = ~self._adapter.image_mask(ids)
-        expected = self._adapter.decoder.get_input_embeddings()(ids)[words].to(embeds)
-        given = embeds[:: max(len(embeds) // len(ids), 1), : ids.shape[1]]
-        longer = embeds.shape[1] > self._ids.shape[1] and not self._scored
-        if longer or len(given) != len(ids) or not torch.equal(given[words], expected):
-            raise InputsMismatch(
-                f"generate() was given a prompt of shape {list(embeds.shape[:2])} that is not the one attached "
-                f"({list(self._ids.shape)}).",
-                "Attach with the same inputs that generate() gets.",
-            )
+    def _image_hooks(self) -> list[RemovableHandle]:
+        """A listener to what the vision tower is given, where there is one."""
+
+        def listen(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            if not self._running.busy:
+                self._attached.check_pixels(args[0] if args else kwargs["pixel_values"])
+
+        towers = [self._adapter.vision_tower] if self._adapter.image_inputs else []
+        return [tower.register_forward_pre_hook(_uncompiled(listen), with_kwargs=True) for tower in towers]
 
     def _before_decoder(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if args:
@@ -350,6 +330,8 @@ class Attachment(LogitsProcessor):
                 "The attention function was changed while attached; edits and probes no longer act.",
                 "Leave the attention implementation alone inside the block.",
             )
+        if not self._contrasted:
+            self._attached.check_encoded()
         streams = self._running.logits(output, self._rows)
         if self._cache is not None and self._past < self._running.width:
             output["logits"] = streams[0]  # a chunk of the prompt: nothing is chosen from it
@@ -361,19 +343,19 @@ class Attachment(LogitsProcessor):
 
     def _contrast(self, place: int, *streams: Tensor) -> Tensor:
         """Scores `[rows, vocab]` of one position; `place` counts the positions of this forward."""
-        base, *branches = (widen(logits) for logits in streams)
+        plain, *branches = (widen(logits) for logits in streams)
         probes = base_probes(self._states, self._rows, self._running.width)
         exits = {layer: logits[:, place] for layer, logits in self._exits.items()}
         step = Step(self._vouched + place, probes, self._context, exits)
-        opened = self.strategy.gate(base, branches, step)
-        base = base if opened is None else self._gated(base, branches, opened)
+        opened = self.strategy.gate(plain, branches, step)
+        base = plain if opened is None else self._gated(plain, branches, opened)
         self.uncut = self.strategy.combine(base, branches, step)
         keep = self.strategy.keep(base, branches, step)
         scores = self.uncut if keep is None else cut(self.uncut, keep)
         if self.tracer is not None:
             numbers = self.strategy.numbers(base, branches, step)
             self.tracer.note(
-                Moment(base, branches, scores, opened, numbers, *looked(probes, self._running.streams[0].image))
+                Moment(plain, branches, scores, opened, numbers, *looked(probes, self._running.streams[0].image))
             )
         return scores
 

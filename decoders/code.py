@@ -93,7 +93,7 @@ class CODE(Strategy):
             return Plan(combines=self.beta > 0)
         adapter, inputs, processor = request.adapter, request.inputs, request.processor
         texts = adapter.describe(inputs, processor, self.desc_prompt, self.desc_max_new_tokens)
-        described = torch.tensor([[bool(text)] for text in texts])
+        described = torch.tensor([[bool(text)] for text in texts], device=inputs["input_ids"].device)
         context = {"described": described, "descriptions": tuple(texts)}
         if not described.any():
             return Plan(context=context)

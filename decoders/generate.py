@@ -10,7 +10,7 @@ import torch
 from transformers import LogitsProcessorList, PreTrainedModel
 
 from ..models.auto import adapter_for
-from ..models.errors import SightlineError, UnsupportedMode
+from ..models.errors import InputsMismatch, SightlineError, UnsupportedMode
 from .attachment import Attachment
 from .branching import Branching
 from .plan import Request
@@ -18,15 +18,6 @@ from .registry import build
 from .stats import Stats
 from .strategy import Strategy
 from .tracing import TokenTrace
-
-UNSUPPORTED = (
-    "assistant_model",
-    "prompt_lookup_num_tokens",
-    "custom_generate",
-    "past_key_values",
-    "guidance_scale",
-)
-
 
 def attach(
     model: PreTrainedModel,
@@ -59,8 +50,19 @@ def attach(
         SightlineError: whatever the strategy lacks, before the first forward, with advice (see `models.errors`).
     """
     strategy, adapter = as_strategy(decoder), adapter_for(model)
-    request = Request(dict(inputs), adapter, processor, spans=spans)
+    request = Request(Given(inputs), adapter, processor, spans=spans)
     return Attachment(adapter, strategy, request, branching, trace=trace)
+
+
+class Given(dict[str, Any]):
+    """Attached inputs; to ask for one that was not given is a declared error."""
+
+    def __missing__(self, name: str) -> Any:
+        """Raise `InputsMismatch`."""
+        raise InputsMismatch(
+            f"The attached inputs hold no {name!r}.",
+            "Attach with all that the processor returns; generate() may be given inputs_embeds of the same prompt.",
+        )
 
 
 def as_strategy(decoder: Strategy | str) -> Strategy:
@@ -158,10 +160,9 @@ def _run(
     logits_processor: Any,
     kwargs: dict[str, Any],
 ) -> Any:
-    asked = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
-    if asked and not attachment.plan.is_neutral:
+    if kwargs.get("custom_generate") is not None and not attachment.plan.is_neutral:
         raise UnsupportedMode(
-            f"{attachment.strategy.key} cannot be combined with {', '.join(asked)}.",
+            f"{attachment.strategy.key} cannot be combined with custom_generate.",
             "Leave it out, or decode with the control 'greedy'.",
         )
     if attachment.strategy.mode is not None:

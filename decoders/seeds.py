@@ -33,9 +33,9 @@ def row_seeds(request: Request, seed: int) -> Int[Tensor, " batch"]:
 
 
 def prompt_seeds(request: Request, seed: int) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
-    """A seed for each prompt of a batch, from its ids and its image, and how many tokens it has; without padding.
+    """A seed for each prompt of a batch, from its ids and its images, and how many tokens it has; without padding.
 
-    Images count where the batch has one for each prompt. Crops that only fill up the batch (all zero) do not.
+    Crops that only fill up the batch (all zero) do not count.
     """
     ids, mask = request.inputs["input_ids"], request.inputs.get("attention_mask")
     mask = torch.ones_like(ids) if mask is None else mask
@@ -43,9 +43,9 @@ def prompt_seeds(request: Request, seed: int) -> tuple[Int[Tensor, " batch"], In
     seeds = [seed] * len(prompts)
     adapter = request.adapter
     given = bool(adapter.image_inputs) and request.inputs.get(adapter.image_inputs[0]) is not None
-    images = adapter.split_images(request.inputs) if given else []
-    if len(images) == len(prompts):
-        crops = [image[image.flatten(1).any(dim=1)] if image.dim() > 3 else image for image in images]
-        seeds = [seed_of(crop, seed) for crop in crops]
+    for place, own in enumerate(adapter.images_of(request.inputs) if given else []):
+        for image in adapter.split_images(own):
+            crops = image[image.flatten(1).any(dim=1)] if image.dim() > 3 else image
+            seeds[place] = seed_of(crops, seeds[place])
     seeds = [seed_of(prompt, own) for prompt, own in zip(prompts, seeds, strict=True)]
     return torch.tensor(seeds), torch.tensor([len(prompt) for prompt in prompts])

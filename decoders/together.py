@@ -75,6 +75,7 @@ class Together(Strategy):
             probes=tuple(sorted({layer for plan in plans for layer in plan.probes})),
             probed="steps" if any(plan.probes and plan.probed == "steps" for plan in plans) else "prefill",
             readings=tuple(reading for plan in plans for reading in plan.readings),
+            exits=tuple(sorted({exit for plan in plans for exit in plan.exits})),
             combines=any(plan.combines for plan in plans),
             context={"plans": plans, "parts": [dict(plan.context) for plan in plans]},
         )
@@ -123,12 +124,15 @@ class Together(Strategy):
         return found
 
     def _each(self, branches: Sequence[Tensor], step: Step) -> list[tuple[Strategy, Sequence[Tensor], Step]]:
-        """Each part with its branches and its view of the step."""
+        """Each part that does something, with its branches and its view of the step."""
         found, start = [], 0
         for part, plan, context in zip(self.parts, step.context["plans"], step.context["parts"], strict=True):
+            if plan.is_neutral:
+                continue
             probes = {layer: step.probes[layer] for layer in plan.probes if layer in step.probes}
+            exits = {layer: step.exits[layer] for layer in plan.exits}
             own = branches[start : start + len(plan.branches)]
-            found.append((part, own, Step(step.index, probes, context)))
+            found.append((part, own, Step(step.index, probes, context, exits)))
             start += len(plan.branches)
         return found
 

@@ -100,6 +100,8 @@ class LayerState:
                 starts, ends = torch.tensor(spans).T[:, :, None]
                 places = torch.arange(columns)
                 edited = edited & ((places >= starts) & (places < ends))[:, None, :, None]
+            for old in [old for old in self._keep if partly and old[0] == which and old[3]]:
+                del self._keep[old]  # without a cache every step has another length
             per_row = (~edited).repeat_interleave(rows // len(streams), dim=0)
             self._keep[key] = per_row.to(like.device, like.dtype)
         return self._keep[key]
@@ -112,14 +114,18 @@ class LayerState:
         past = self.seen - columns
         return start, min(max(self.image[stream].shape[1] - past, 0), columns)
 
-    def biased_rows(self, rows: int) -> Tensor | None:
-        """Row numbers that `bias` acts on in this call, or None."""
+    def biased_rows(self, rows: int, device: torch.device) -> Tensor | None:
+        """Row numbers that `bias` acts on in this call, or None; made once for each arrangement of rows."""
         streams = self.present or tuple(range(1 + max(self.biased, default=-1)))
         each = rows // max(len(streams), 1)
         hit = [place for place, stream in enumerate(streams) if stream in self.biased]
         if self.bias is None or not hit:
             return None
-        return torch.cat([torch.arange(place * each, (place + 1) * each) for place in hit])
+        key = ("bias", each, *hit)
+        if key not in self._keep:
+            numbers = [row for place in hit for row in range(place * each, (place + 1) * each)]
+            self._keep[key] = torch.tensor(numbers, device=device)
+        return self._keep[key]
 
     def mapped(self, rows: int) -> list[tuple[int, slice]]:
         """Streams in this call whose map is replaced, each with its rows."""
@@ -187,7 +193,7 @@ def attention(
     if state.probe:
         state.reading = last_row(query, key, attention_mask, scaling)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    touched = state.biased_rows(rows)
+    touched = state.biased_rows(rows, query.device)
     if touched is not None and state.bias is not None:
         output = _with_bias(output, touched, (query, key, value, attention_mask, scaling), state, state.bias)
     if state.maps:
@@ -212,7 +218,6 @@ def _with_bias(
 ) -> Tensor:
     """`output` with the last query row of the touched rows computed again under the key bias. O(keys) a row."""
     query, key, value, mask, scaling = call
-    touched = touched.to(query.device)
     image = state.image_keys(query.shape[0], key.shape[2]).to(query.device)[touched]
     query, key, value = query[touched], key[touched], value[touched]
     if mask is not None and mask.shape[0] > 1:

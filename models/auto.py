@@ -27,6 +27,7 @@ from .qwen_vl import QwenVLAdapter
 from .qwen_vl_processor import image_only_processor, needs_image_only_processor
 from .refused import refuse
 from .text import TextAdapter
+from .wrapped import unwrapped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,11 +48,12 @@ _WHOLE_FILE = 256 * 2**20
 
 
 def adapter_for(model: PreTrainedModel) -> Adapter:
-    """The adapter of a loaded model; made once per model.
+    """The adapter of a loaded model, or of the one inside a PEFT model; made once per model.
 
     Raises:
         UnsupportedModel: the family is not served, with the name of what to use instead.
     """
+    model = unwrapped(model)
     if model not in _ADAPTERS:
         model_type = model.config.model_type
         refuse(model.config.to_dict(), trust_remote_code=True)

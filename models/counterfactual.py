@@ -135,7 +135,7 @@ class Call:
     def positions(
         self, lengths: Tensor | None, shown: Tensor | None = None
     ) -> tuple[Int[Tensor, "rows q"], Int[Tensor, "rows keys"]]:
-        """Where queries and keys stand among the tokens of their row, padding aside; numbers of padding mean nothing."""
+        """Where queries and keys stand among the tokens of their row; numbers of padding mean nothing."""
         rows, _, columns, _ = self.query.shape
         keys = self.key.shape[2]
         seen = self.seen or keys
@@ -240,7 +240,7 @@ def bits(
     seeds: Int[Tensor, " rows"], layer: int, heads: int, queries: Int[Tensor, "rows q"], keys: Int[Tensor, "rows keys"]
 ) -> Int[Tensor, "rows heads q keys"]:
     """64 random bits for each query and key: splitmix64, the stream of one level being the seeds of the next."""
-    of_layer = _at(seeds, torch.tensor([layer], device=seeds.device))
+    of_layer = _at(seeds, torch.full((1,), layer, device=seeds.device))
     of_head = _at(of_layer, torch.arange(heads, device=seeds.device))[:, 0]
     of_query = _at(of_head, queries[:, None])
     return _at(of_query, keys[:, None, None])
@@ -293,17 +293,15 @@ def _made(rule: MapRule, call: Call, output: Tensor, top: Tensor | None, part: s
         return _blurred(rule, call, output, part, visible)
     count = visible.sum(-1)[:, None].to(call.wide)
     if rule.kind == "uniform":
-        found, mass, literal = call.summed(visible), count, _total(rule, call, part)[:, None]
+        found, mass = call.summed(visible), count
     elif top is not None:
-        found = top[:, :, part, None] * call.summed(visible) - output
-        mass, literal = top[:, :, part] * count - 1, torch.ones_like(count)
+        found, mass = top[:, :, part, None] * call.summed(visible) - output, top[:, :, part] * count - 1
         mass = mass.masked_fill(mass < 64 * torch.finfo(mass.dtype).eps, 0)  # rounding is no mass
     else:
         weights = (_random if rule.kind == "random" else _shuffled)(rule, call, part)
         weights = weights.masked_fill(~visible[:, None], 0)
         found, mass = call.weigh(weights), weights.sum(-1)
-        literal = _literal(rule, call, part)
-    divisor = mass if rule.norm in ("visible", "row") else literal
+    divisor = mass if rule.norm in ("visible", "row") else _literal(rule, call, part)
     keeps = (divisor > 0) & (count > 0)
     return torch.where(keeps[..., None], found / divisor.where(keeps, 1)[..., None], output)
 
@@ -327,8 +325,10 @@ def _total(rule: MapRule, call: Call, part: slice) -> Tensor:
 
 
 def _literal(rule: MapRule, call: Call, part: slice) -> Tensor:
-    """What the released code divides random and shuffled weights by, `[rows or 1, heads or 1, q]`."""
-    if rule.kind == "shuffle":
+    """What the released code divides by, `[rows or 1, heads or 1, q]`; drawn anew for the decoder's random maps."""
+    if rule.kind == "uniform":
+        return _total(rule, call, part)[:, None]
+    if rule.kind in ("reversed", "shuffle"):
         return torch.ones(1, 1, 1, dtype=call.wide, device=call.key.device)
     if rule.whole:
         return torch.full((1, 1, 1), 0.5, dtype=call.wide, device=call.key.device)  # 2 u, whatever A is

@@ -1,8 +1,8 @@
 """InstructBLIP: a vision tower, a Q-Former that reads image and instruction, and a decoder-only language model.
 
 The owner is `language_model`, whose `generate()` the outer one calls with embeddings; the Q-Former's outputs stand at
-the positions of `config.image_token_id`, before the start token. The instruction is read twice: by the language model and
-by the Q-Former. A rewording is a rewording for both, and a branch on another image keeps the words of its own prompt.
+the positions of `config.image_token_id`, before the start token. The instruction is read twice: by the language model
+and by the Q-Former. A rewording is one for both, and a branch on another image keeps the words of its own prompt.
 
 The processor puts a batch's padding between image and text, and hands the first tokenizer's side of padding to the
 second. The Q-Former counts positions from the left, so padding on its left changes what it sees; `fit` sets it right.
@@ -33,7 +33,7 @@ TEMPLATE = (
 
 
 class InstructBlipAdapter(Adapter):
-    """Adapter for `instructblip` with a decoder-only language model (for example `Salesforce/instructblip-vicuna-7b`)."""
+    """Adapter for `instructblip` with a decoder-only language model (`Salesforce/instructblip-vicuna-7b`)."""
 
     family: ClassVar[str] = "instructblip"
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
@@ -43,7 +43,7 @@ class InstructBlipAdapter(Adapter):
     def fit(processor: Any) -> None:
         """Give the processor a chat template where it has none, and pad the Q-Former's instructions on the right."""
         if not getattr(processor, "chat_template", None):
-            processor.chat_template = TEMPLATE
+            processor.chat_template = getattr(processor.tokenizer, "chat_template", None) or TEMPLATE
         processor.tokenizer.init_kwargs.pop("padding_side", None)
         processor.qformer_tokenizer.padding_side = "right"
 
@@ -101,7 +101,7 @@ class InstructBlipAdapter(Adapter):
             )
 
     def decoder_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """As `Adapter.decoder_inputs`; without pixels, the embeddings of the words alone, and the Q-Former is not run."""
+        """As `Adapter.decoder_inputs`; without pixels, the words' embeddings alone, and the Q-Former is not run."""
         if inputs.get("pixel_values") is not None:
             return super().decoder_inputs(inputs)
         with torch.no_grad():

@@ -44,9 +44,12 @@ def image_only_processor(model_type: str) -> type[ProcessorMixin]:
         def get_attributes(cls) -> list[str]:
             return ["image_processor", "tokenizer"]
 
-        def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any) -> None:
-            # the video processor of the stock signature is passed on as None and dropped: it is no attribute
-            super().__init__(image_processor, tokenizer, None, **kwargs)
+        def __init__(
+            self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kwargs: Any
+        ) -> None:
+            # the stock signature's video processor goes on as None and is dropped, for it is no attribute; the template
+            # has to be named here, or transformers does not hand it over
+            super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **kwargs)
 
     ImageOnly.__name__ = ImageOnly.__qualname__ = name
     return ImageOnly

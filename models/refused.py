@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .errors import UnsupportedModel
@@ -35,24 +35,25 @@ def refuse(config: Mapping[str, Any], *, trust_remote_code: bool = False) -> Non
         )
     if kind in BLIP:
         raise UnsupportedModel(
-            f"Models of type {kind!r} are not served.", f"Use an InstructBLIP with Vicuna, such as {VICUNA}, or a LLaVA."
+            f"Models of type {kind!r} are not served.",
+            f"Use an InstructBLIP with Vicuna, such as {VICUNA}, or a LLaVA.",
         )
     if kind in OWLS:
         raise UnsupportedModel(
-            f"mPLUG-Owl ({kind!r}) is not part of transformers and runs code of its own, which Sightline cannot attach to.",
+            f"mPLUG-Owl ({kind}) is not part of transformers; it runs code of its own.",
             "Use a LLaVA, or Qwen/Qwen2.5-VL-7B-Instruct.",
         )
     if kind == "qwen":
         what = "Qwen-VL" if "visual" in config else "Qwen"
         newer = "Qwen/Qwen2.5-VL-7B-Instruct or Qwen/Qwen2-VL-7B-Instruct" if "visual" in config else "Qwen/Qwen2.5-7B"
         raise UnsupportedModel(
-            f"The first {what} is not part of transformers and runs code of its own, which Sightline cannot attach to.",
+            f"The first {what} is not part of transformers; it runs code of its own.",
             f"Use {newer}.",
         )
-    if config.get("auto_map") and kind not in CONFIG_MAPPING_NAMES and not trust_remote_code:
+    if config.get("auto_map") and kind not in CONFIG_MAPPING and not trust_remote_code:
         raise UnsupportedModel(
-            f"The model type {kind!r} is not part of transformers: the checkpoint brings code of its own, which Sightline "
-            "does not run unasked.",
-            "Use a checkpoint converted for transformers (often '...-hf'); or, if you trust the code and the model has a "
-            "text decoder of transformers, load it with trust_remote_code=True (model.trust_remote_code=true).",
+            f"The model type {kind!r} is not part of transformers: the checkpoint brings code of its own, which "
+            "Sightline does not run unasked.",
+            "Use a checkpoint converted for transformers (often '...-hf'); or, if you trust the code and the model has "
+            "a text decoder of transformers, load it with trust_remote_code=True (model.trust_remote_code=true).",
         )

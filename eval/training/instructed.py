@@ -13,7 +13,9 @@ from ..scenes.language import Question
 from .chat import BOS, EOS, IMAGE
 from .packing import IGNORED, Packed, Packer
 
-SHORT = 24
+TURN = "USER: {} ASSISTANT:"
+"""The prompt of one question, in Vicuna's words; the Q-Former reads it, and behind the image the language model."""
+SHORT = 32
 """Turns of up to so many tokens beside the image's run together, longer ones (captions) in a batch of their own."""
 
 
@@ -61,7 +63,7 @@ class InstructedPacker(Packer):
             for name, value in fill.items()
         }
         turns = [[row, *span] for row, line in enumerate(lines) for span in line["spans"]]
-        read = [self.read(turn.text) for turns in rows for turn in turns]
+        read = [self.read(TURN.format(turn.text)) for turns in rows for turn in turns]
         words = max(map(len, read))
         return Instructed(
             **columns,
@@ -75,7 +77,7 @@ class InstructedPacker(Packer):
     def _line(self, turns: Sequence[Question]) -> dict[str, list]:
         line: dict[str, list] = {name: [] for name in ("ids", "positions", "targets", "weights", "starts", "spans")}
         for turn in turns:
-            prompt = self.encode(IMAGE) * self.image_tokens + self.encode(BOS) + self.encode(turn.text)
+            prompt = self.encode(IMAGE) * self.image_tokens + self.encode(BOS) + self.encode(TURN.format(turn.text))
             answer = [*self.encode(" " + turn.answer), *self.encode(EOS)]
             weight = self.caption_weight if turn.task == "caption" else 1.0
             start, size = len(line["ids"]), len(prompt) + len(answer) - 1  # the last token has nothing to predict
@@ -107,15 +109,16 @@ def query_features(
     return outputs.last_hidden_state[:, : queries.shape[1]]
 
 
-def instructed_hidden(model: InstructBlipForConditionalGeneration, pixels: Tensor, packed: Instructed) -> Tensor:
+def instructed_hidden(model: InstructBlipForConditionalGeneration, pixels: Tensor, packed: Packed) -> Tensor:
     """The last hidden states of the packed turns, `[batch, length, hidden]`: what the model's own forward computes for
     each turn alone; zero where no turn is.
 
     Args:
         model: the model; its vision tower gets no gradient.
         pixels: `[batch, 3, 64, 64]`.
-        packed: turns that hold as many image tokens as the model has queries.
+        packed: turns that hold as many image tokens as the model has queries, made by `InstructedPacker`.
     """
+    assert isinstance(packed, Instructed)
     with torch.no_grad():
         seen = model.vision_model(pixels).last_hidden_state
     sizes = packed.turns[:, 2] - packed.turns[:, 1]
@@ -127,9 +130,7 @@ def instructed_hidden(model: InstructBlipForConditionalGeneration, pixels: Tenso
             ids = packed.ids[rows, columns]
             words = packed.words[chosen]
             widest = int(words.sum(dim=1).max())
-            features = query_features(
-                model, seen[rows[:, 0]], packed.instructions[chosen, :widest], words[:, :widest]
-            )
+            features = query_features(model, seen[rows[:, 0]], packed.instructions[chosen, :widest], words[:, :widest])
             where = (ids == model.config.image_token_id)[..., None] & there[..., None]
             embedded = model.get_input_embeddings()(ids).masked_scatter(where, model.language_projection(features))
             made = model.language_model.get_decoder()(inputs_embeds=embedded, use_cache=False).last_hidden_state

@@ -1,12 +1,15 @@
-"""Between the two halves of InstructBLIP's training: a Q-Former whose outputs name the object of each cell."""
+"""Between the two halves of InstructBLIP's training: a Q-Former whose outputs name the object of each cell, and a
+projection under which they look to a language model as LLaVA's patches did."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import InstructBlipForConditionalGeneration
+from transformers import InstructBlipForConditionalGeneration, LlavaForConditionalGeneration
 
 from ..scenes import world
 from ..scenes.scene import draw_scene
@@ -77,8 +80,8 @@ def train_queries(
         seed: seeds scenes and instructions.
         log: is handed a record every 100 steps.
     """
-    each = model.config.num_query_tokens // CELLS
-    heads = CellHeads(each * model.config.qformer_config.hidden_size)
+    config: Any = model.config
+    heads = CellHeads(config.num_query_tokens // CELLS * config.qformer_config.hidden_size)
     parameters = [model.query_tokens, *model.qformer.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.02)
     progress = Progress("Q-Former", steps)
@@ -95,3 +98,47 @@ def train_queries(
             figures = measure_queries(model, heads, packer, seed)
             log({"stage": "queries", "step": step + 1, "loss": loss.item(), **figures})
     progress.close()
+
+
+@torch.no_grad()
+def fit_projection(
+    model: InstructBlipForConditionalGeneration,
+    llava: LlavaForConditionalGeneration,
+    packer: InstructedPacker,
+    *,
+    batches: int = 12,
+    size: int = 64,
+    seed: int = 0,
+) -> float:
+    """Sets the projection so that the queries of a cell stand for its patches, by least squares: each for the mean of
+    as many of LLaVA's projected patches as fall to it, row by row.
+
+    Args:
+        model: the model, with a trained Q-Former.
+        llava: whose language model is to read what is projected; its patches are a multiple of the cells.
+        packer: has the Q-Former's tokenizer.
+        batches, size: how many batches of how many scenes are looked at.
+        seed: seeds scenes and instructions.
+
+    Returns:
+        The share of the variance that is left.
+    """
+    each = model.config.num_query_tokens // CELLS
+    gram: Any = 0
+    cross, squares, total, count = gram, gram, gram, 0
+    for step in range(batches):
+        batch = query_batch(packer, -2 - step, size, seed)
+        features = cell_features(model, batch).unflatten(2, (each, -1)).flatten(0, 2).double()
+        states = llava.model.vision_tower(batch["pixels"], output_hidden_states=True).hidden_states
+        patches = llava.model.multi_modal_projector(states[llava.config.vision_feature_layer][:, 1:])
+        side = math.isqrt(patches.shape[1]) // world.GRID
+        grid = patches.unflatten(1, (world.GRID, side, world.GRID, side)).transpose(2, 3).flatten(1, 2)
+        wanted = grid.flatten(2, 3).unflatten(2, (each, -1)).mean(3).flatten(0, 2).double()
+        known = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+        gram, cross = gram + known.T @ known, cross + known.T @ wanted
+        squares, total, count = squares + wanted.square().sum(), total + wanted.sum(dim=0), count + len(wanted)
+    fitted = torch.linalg.solve(gram + 1e-3 * torch.eye(len(gram), dtype=gram.dtype), cross)
+    model.language_projection.weight.copy_(fitted[:-1].T)
+    model.language_projection.bias.copy_(fitted[-1])
+    left = squares - 2 * (fitted * cross).sum() + (fitted * (gram @ fitted)).sum()
+    return float(left / (squares - total.square().sum() / count))

@@ -3,10 +3,11 @@
     python -m sightline.eval.training.tiny_instructblip --out models/tiny/tiny-instructblip
     python -m sightline.eval.training.tiny_instructblip --evaluate models/tiny/tiny-instructblip
 
-The first makes a checkpoint that `InstructBlipForConditionalGeneration.from_pretrained` loads, in three stages: the
-vision tower of tiny-llava, which has to get used to its new frame; a Q-Former whose outputs name the object of each cell;
-then, with the tower frozen, Q-Former and tiny-llava's language model on captions and questions. It can be stopped and
-goes on where it was. The second asks the checkpoint through `generate()` and writes `quality.json`.
+The first makes a checkpoint that `InstructBlipForConditionalGeneration.from_pretrained` loads. It begins with the parts
+of tiny-llava. The vision tower gets used to its new frame; a Q-Former learns to name the object of each cell; its
+outputs are projected to what tiny-llava's language model knows; and, with the tower frozen, all else is trained on
+captions and questions. It can be stopped and goes on where it was. The second asks the checkpoint through `generate()`
+and writes `quality.json`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,7 +27,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
     BertTokenizer,
-    CLIPVisionModel,
     GenerationConfig,
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
@@ -42,10 +43,11 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from ...models.auto import SHIPPED
 from ..scenes import language, world
 from .chat import BOS, EOS, IMAGE, MEAN, PAD, STD, VOCABULARY, build_tokenizer
-from .instructed import InstructedPacker, instructed_hidden
+from .instructed import TURN, InstructedPacker, instructed_hidden
 from .language_model import Recipe, train_language_model
 from .loop import TrainLog
-from .queries import train_queries
+from .quality import write_quality
+from .queries import fit_projection, train_queries
 from .tiny_llava import LOG, PATCH
 from .vision import train_tower
 
@@ -55,11 +57,22 @@ QUERIES = 32
 WORDS = 64
 """The longest instruction that the Q-Former reads, in its tokens."""
 READ = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}USER: {% else %} ASSISTANT: {% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% endif %}{% if message['role'] != 'user' %}{{ '</s>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+"""Vicuna's turns, without the image, which the processor puts before the text. It is the tokenizer's: the processor's
+class keeps none."""
 
 
 def _recipe() -> Recipe:
     return Recipe(
-        steps=1500, stop=1500, images=12, rate=1e-3, warmup=100, attributes_from=500, measure_every=100, save_every=100
+        steps=600, stop=600, images=12, rate=5e-4, warmup=40, attributes_from=0, measure_every=100, save_every=50
     )
 
 
@@ -99,12 +112,12 @@ def _questions() -> list[str]:
     asked += [f"Is there only one {kind} in the image? What colour is the {kind}?" for kind in kinds]
     asked += [f"Is the {kind} in the top half of the image? Where is the {kind} in the image?" for kind in kinds]
     asked += [f"Is the {kind} in the bottom half, on the left or right side of the image?" for kind in kinds]
-    asked += [f"How many {kind} are there in the image? Are there two or three {kind} in the image?" for kind in plurals]
+    asked += [f"How many {kinds} are there in the image? Are there two or three {kinds} in it?" for kinds in plurals]
     asked += [f"Is there a {colour} {kind} in the image?" for colour in world.COLOURS for kind in kinds]
-    return [*asked, *language.CAPTION_PROMPTS, *language.YES_NO_SUFFIXES] * 2
+    return [TURN.format(text) for text in (*asked, *language.CAPTION_PROMPTS, *language.YES_NO_SUFFIXES)] * 2
 
 
-def build_processor() -> InstructBlipProcessor:
+def build_processor() -> Any:
     """InstructBLIP's own processor for scenes of 64 x 64 pixels, with tiny-llava's words.
 
     Neither tokenizer says on which side it pads: the processor hands what the first one says to the other, too, and
@@ -117,6 +130,7 @@ def build_processor() -> InstructBlipProcessor:
         pad_token=PAD,
         model_max_length=2048,
         clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
     )
     images = BlipImageProcessorPil(
         size={"height": world.SIZE, "width": world.SIZE},
@@ -127,7 +141,7 @@ def build_processor() -> InstructBlipProcessor:
     return InstructBlipProcessor(images, words, build_reader(), num_query_tokens=QUERIES)
 
 
-def build_model(processor: InstructBlipProcessor, *, seed: int = 0) -> InstructBlipForConditionalGeneration:
+def build_model(processor: Any, *, seed: int = 0) -> InstructBlipForConditionalGeneration:
     """An untrained tiny-instructblip: tower of 3 layers, Q-Former of 2, Llama of 4, all 128 wide."""
     torch.manual_seed(seed)
     tokenizer = processor.tokenizer
@@ -168,7 +182,6 @@ def build_model(processor: InstructBlipProcessor, *, seed: int = 0) -> InstructB
         text_config=text,
         num_query_tokens=QUERIES,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        tie_word_embeddings=False,
     )
     model = InstructBlipForConditionalGeneration(config)
     nn.init.normal_(model.query_tokens, std=0.5)  # zeros, as transformers has them, would stay alike for long
@@ -185,9 +198,8 @@ def borrow(model: InstructBlipForConditionalGeneration, llava: LlavaForCondition
         {f"model.{name}": value for name, value in llava.model.language_model.state_dict().items()}
         | {f"lm_head.{name}": value for name, value in llava.lm_head.state_dict().items()}
     )
-    ours, theirs = model.vision_model, llava.model.vision_tower
-    if not isinstance(theirs, CLIPVisionModel):
-        raise TypeError(f"tiny-instructblip borrows from a CLIP tower, and this is a {type(theirs).__name__}.")
+    ours: Any = model.vision_model
+    theirs: Any = llava.model.vision_tower
     ours.embeddings.class_embedding.copy_(theirs.embeddings.class_embedding.view(1, 1, -1))
     ours.embeddings.patch_embedding.weight.copy_(theirs.embeddings.patch_embedding.weight)
     ours.embeddings.patch_embedding.bias.zero_()
@@ -202,7 +214,7 @@ def borrow(model: InstructBlipForConditionalGeneration, llava: LlavaForCondition
             getattr(mine, name).load_state_dict(getattr(other, name).state_dict())
 
 
-def save(model: InstructBlipForConditionalGeneration, processor: InstructBlipProcessor, folder: Path) -> None:
+def save(model: InstructBlipForConditionalGeneration, processor: Any, folder: Path) -> None:
     """Writes a checkpoint in the hub's layout."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -229,13 +241,15 @@ def train(out: Path, work: Path, plan: Plan, llava: Path = SHIPPED / "tiny-llava
     """
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
-    tower_file, former_file, state = (work / name for name in ("tower.safetensors", "former.safetensors", "language.pt"))
+    tower_file, former_file = work / "tower.safetensors", work / "former.safetensors"
+    state = work / "language.pt"
     if not tower_file.exists():
         (work / LOG).unlink(missing_ok=True)
     log = TrainLog(work / LOG)
     processor = build_processor()
     model = build_model(processor, seed=plan.seed)
-    borrow(model, LlavaForConditionalGeneration.from_pretrained(llava))
+    source = LlavaForConditionalGeneration.from_pretrained(llava).eval()
+    borrow(model, source)
     tower, former = model.vision_model, Former(model)
     packer = InstructedPacker(processor.tokenizer, QUERIES, reader=processor.qformer_tokenizer)
 
@@ -248,6 +262,9 @@ def train(out: Path, work: Path, plan: Plan, llava: Path = SHIPPED / "tiny-llava
     tower.requires_grad_(False)
     second = {"steps": plan.query_steps, "size": plan.query_images, "rate": plan.query_rate}
     _staged(former_file, {"former": former}, lambda: train_queries(model, packer, **second, **shared))
+    if not state.exists():
+        left = fit_projection(model, source, packer, seed=plan.seed)
+        log({"stage": "projection", "step": 0, "unexplained": left})
 
     def keep() -> None:
         save(model, processor, out)
@@ -280,8 +297,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     """Trains or measures, as the arguments say."""
-    from .quality import write_quality
-
     given = arguments(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     torch.set_num_threads(given.threads)

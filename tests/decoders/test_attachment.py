@@ -308,6 +308,29 @@ def test_other_inputs_are_an_error(llava, inputs):
         llava.generate(**inputs(seed=1), logits_processor=[processor], max_new_tokens=2)
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_other_images_masks_and_embeddings_are_an_error(llava, inputs, beams):
+    batch, other = inputs((6, 9), seed=0), inputs((6, 9), seed=1)
+    swapped = batch["pixel_values"].clone()
+    swapped[1] = other["pixel_values"][1]
+    less = batch["attention_mask"].clone()
+    less[1, 0] = 0
+    text = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    embeds = llava.get_input_embeddings()(batch["input_ids"])
+    wrong = [
+        (batch | {"pixel_values": swapped}, errors.InputsMismatch, "other images"),
+        (batch | {"attention_mask": less}, errors.InputsMismatch, "another attention_mask"),
+        (text, errors.InputsMismatch, "no images"),
+        (text | {"inputs_embeds": embeds}, errors.UnsupportedMode, "inputs_embeds"),
+    ]
+    for given, error, said in wrong:
+        with pytest.raises(error, match=said), sightline.attach(llava, VCD, batch) as processor:
+            llava.generate(**given, logits_processor=[processor], max_new_tokens=2, num_beams=beams)
+    copied = {name: value.clone() for name, value in batch.items()}
+    with sightline.attach(llava, VCD, batch) as processor:
+        llava.generate(**copied, logits_processor=[processor], max_new_tokens=2, num_beams=beams, do_sample=False)
+
+
 def test_prompt_lookup_and_filled_caches_are_refused(llava, inputs):
     batch = inputs()
     with pytest.raises(errors.UnsupportedMode, match="prompt_lookup_num_tokens"):
@@ -315,7 +338,7 @@ def test_prompt_lookup_and_filled_caches_are_refused(llava, inputs):
     repeated = batch | {"input_ids": batch["input_ids"].clone()}
     repeated["input_ids"][0, -5:] = 7
     with (
-        pytest.raises(errors.NotContrasted, match="prompt lookup"),
+        pytest.raises(errors.UnsupportedMode, match="prompt_lookup_num_tokens"),
         sightline.attach(llava, VCD, repeated) as processor,
     ):
         llava.generate(

@@ -1,6 +1,5 @@
 """CG-VLM: its formulas against the reference's numbers, its generation against five naive passes without a cache."""
 
-
 import pytest
 import sightline
 import torch

@@ -72,17 +72,12 @@ def test_every_decoder_is_here():
 @pytest.mark.parametrize("name", [name for name in DECODERS if name not in TOGETHER])
 def test_generation_equals_naive(model, processor, heads, batch, name):
     """Four prompts in one padded batch, in rows and in sequence, token for token and score for score."""
-    decoder, inputs = DECODERS[name](heads), batch()
-    found = []
+    decoder, inputs, found = DECODERS[name](heads), batch(), []
+    scored = {"max_new_tokens": STEPS, "do_sample": False, "output_scores": True, "return_dict_in_generate": True}
     for branching in ("rows", "sequential"):
         marked = {"processor": processor, "spans": spans(processor, inputs), "branching": branching}
         with sightline.attach(model, decoder, inputs, **marked) as attached:
-            found.append(
-                model.generate(
-                    **inputs, logits_processor=[attached], max_new_tokens=STEPS, do_sample=False,
-                    output_scores=True, return_dict_in_generate=True,
-                )  # fmt: skip
-            )
+            found.append(model.generate(**inputs, logits_processor=[attached], **scored))
     plain, moved, width = answers(model, None, inputs, processor), False, inputs["input_ids"].shape[1]
     for row in range(4):
         sight = Sight(model, processor, noise_image(row), TEXTS[row], CONTEXT[row])
@@ -187,7 +182,7 @@ def test_other_inputs_than_those_attached_are_refused(model, processor, batch):
     for other in (others, longer):
         with (
             sightline.attach(model, sightline.VCD(), inputs) as attached,
-            pytest.raises(errors.AttachmentError, match="not the one attached|not those attached"),
+            pytest.raises(errors.AttachmentError, match=r"not the one attached|not those attached"),
         ):
             model.generate(**other, logits_processor=[attached], max_new_tokens=2, do_sample=False)
 

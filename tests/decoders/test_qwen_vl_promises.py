@@ -112,7 +112,7 @@ def test_generation_equals_naive(models, processor, heads, batch, kind, name):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_neutral_is_plain_generate(models, processor, heads, batch, name, mode):
-    for kind in KINDS if name in ("vcd", "cgvlm") else ("qwen2_5_vl",):
+    for kind in KINDS if name == "vcd" else ("qwen2_5_vl",):
         for count in (1, 4):
             model, decoder, inputs = models[kind], NEUTRAL[name](heads), batch(count)
             marked = {"processor": processor, "spans": spans(processor, inputs)}
@@ -150,8 +150,6 @@ def test_several_images_in_a_row(models, processor, heads, kind, name):
     together = answers(model, decoder, asked(processor, images, texts), processor)
     alone = [asked(processor, [own], [text]) for own, text in zip(images, texts, strict=True)]
     assert [answers(model, decoder, one, processor)[0] for one in alone] == together
-    swapped = asked(processor, [images[0][::-1], images[1]], texts)
-    assert answers(model, decoder, swapped, processor)[0] != together[0] or name == "cgvlm"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -253,7 +251,7 @@ def test_scores_of_given_answers_equal_naive(models, processor, heads, batch, ki
     for row in range(2):
         sight = QwenSight(model, processor, picture(row), TEXTS[row])
         with torch.no_grad():
-            trail = [NAIVE[decoder.key](sight, decoder, given(decoder), said[:place]) for place in range(3)]
+            trail = [NAIVE[decoder.key](sight, decoder, said[:place], given(decoder)) for place in range(3)]
         total = sum(float(scores.log_softmax(-1)[token]) for scores, token in zip(trail, said, strict=True))
         assert float(found[row, 0]) == pytest.approx(total, abs=1e-6)
 

@@ -142,3 +142,21 @@ def test_what_cannot_go_together_is_refused(llava, inputs):
     biased = Anything((), KeyBias((1,), lambda scores, image: scores * 0))
     with pytest.raises(InvalidParameter, match="both act on the base"):
         sightline.attach(llava, Together((biased, biased)), inputs())
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_early_exits_beside_another_strategy(llava, inputs, first):
+    """DoLa alone chooses the exit, whatever stands beside it."""
+    batch, dola, vcd = inputs((5, 8)), sightline.DoLa(layers="0,1,2", beta=0.0), sightline.VCD(alpha=0.0, beta=0.3)
+    both = Together((dola, vcd) if first else (vcd, dola))
+    alone = decoded(llava, dola, batch)
+    assert decoded(llava, both, batch) != decoded(llava, vcd, batch)
+    assert decoded(llava, Together((dola, sightline.VCD(alpha=0.0, beta=0.0))), batch) == alone
+
+
+@pytest.mark.parametrize("name", ["shift", "masked_only", "decore", "hicd"])
+def test_neutral_parts_are_left_out(llava, inputs, name, tmp_path):
+    batch, vcd = inputs((5, 8)), sightline.VCD(alpha=1.5, beta=0.2, noise_step=600)
+    neutral = build(name, {"shift": {}, "hicd": {"num_heads": 0}}.get(name, {"num_heads": 0}))
+    assert decoded(llava, Together((neutral, vcd)), batch, processor=llava_processor()) == decoded(llava, vcd, batch)
+    assert decoded(llava, Together((vcd, neutral)), batch, processor=llava_processor()) == decoded(llava, vcd, batch)

@@ -54,6 +54,10 @@ class Family:
     sight: type[Sight] | None = field(default=Sight)
     k: float = 0.025
 
+    def shown(self, seeds: Sequence[int]) -> list[Any]:
+        """The images of a prompt."""
+        return [noise_image(seed, *self.sizes[seed % len(self.sizes)]) for seed in seeds]
+
     def inputs(self, processor: Any, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         """Model inputs as a user makes them, padded on the left."""
         if not self.images:
@@ -61,8 +65,7 @@ class Family:
             made = dict(processor(texts, padding=True, return_tensors="pt"))
             return {name: made[name] for name in ("input_ids", "attention_mask")}
         if any(seeds for seeds, _ in rows):
-            shown = [[noise_image(seed, *self.sizes[seed % len(self.sizes)]) for seed in seeds] for seeds, _ in rows]
-            return asked(processor, shown, [text for _, text in rows])
+            return asked(processor, [self.shown(seeds) for seeds, _ in rows], [text for _, text in rows])
         turns = [[{"role": "user", "content": [{"type": "text", "text": text}]}] for _, text in rows]
         prompts = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
         return dict(processor(text=prompts, padding=True, return_tensors="pt"))
@@ -125,7 +128,23 @@ def _llava_onevision() -> tuple[Any, Any]:
         vision_feature_select_strategy="full",
     )  # fmt: skip
     pixels = LlavaOnevisionImageProcessorPil(size={"height": 16, "width": 16}, image_grid_pinpoints=GRID)
-    return loud(transformers.LlavaOnevisionForConditionalGeneration(config)), (pixels, llava_processor())
+    words = llava_processor()
+    processor = _ImagesAlone(
+        pixels, words.tokenizer, num_image_tokens=4, vision_feature_select_strategy="full",
+        chat_template=words.chat_template,
+    )  # fmt: skip
+    return loud(transformers.LlavaOnevisionForConditionalGeneration(config)), processor
+
+
+class _ImagesAlone(transformers.LlavaOnevisionProcessor):
+    """LLaVA-OneVision's processor without videos, which need torchvision."""
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return ["image_processor", "tokenizer"]
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any):
+        super().__init__(image_processor, tokenizer, None, **kwargs)
 
 
 def _instructblip() -> tuple[Any, Any]:

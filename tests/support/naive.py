@@ -91,7 +91,9 @@ def forked(model, row, new, edits):
 
 
 def single(batch, row):
-    """One row of a batch without its padding."""
-    length = int(batch["attention_mask"][row].sum())
+    """One row of a batch without its padding, wherever that stands."""
     rest = {name: value[[row]] for name, value in batch.items() if name in ("pixel_values", "image_sizes")}
-    return {"input_ids": batch["input_ids"][row : row + 1, -length:], **rest}
+    for ids, mask in (("input_ids", "attention_mask"), ("qformer_input_ids", "qformer_attention_mask")):
+        if ids in batch:
+            rest[ids] = batch[ids][row][batch[mask][row].bool()][None]
+    return rest

@@ -1,0 +1,159 @@
+"""What `generate()` is asked for, looked at before it starts.
+
+Some modes of `generate()` would run the model in ways that no branch can follow, and would show it only after the first
+tokens. While a strategy is attached, `generate` and `init_continuous_batching` of the model are therefore wrapped, on
+that one object: they refuse such modes, and are taken off again with the hooks.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.cache_utils import Cache
+
+from ..models.adapter import Adapter
+from ..models.errors import UnsupportedMode
+from .plan import Plan
+
+DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+"""Arguments that have tokens drafted and verified several at a time."""
+LOOPS = ("dola_layers", "penalty_alpha", "num_beam_groups", "constraints", "force_words_ids")
+"""Arguments that hand generation to a loop from a repository of the hub."""
+SECOND = ("guidance_scale",)
+"""Arguments that call the model a second time within a step."""
+_NEUTRAL = {"guidance_scale": 1, "num_beam_groups": 1}
+"""Numbers that switch an argument off, beside 0."""
+
+
+@contextmanager
+def guarded(adapter: Adapter, who: str) -> Iterator[None]:
+    """Inside, the model refuses what the strategy `who` cannot serve, before the first forward."""
+    model: Any = adapter.model
+    held = {name: vars(model).get(name) for name in ("generate", "init_continuous_batching")}
+    if hasattr(model, "init_continuous_batching"):
+        model.init_continuous_batching = _refusing_batches(model.init_continuous_batching, who)
+    model.generate = _checked(model, model.generate, adapter, who)
+    try:
+        yield
+    finally:
+        for name, before in held.items():
+            vars(model).pop(name, None)
+            if before is not None:
+                vars(model)[name] = before
+
+
+def _checked(model: Any, run: Callable[..., Any], adapter: Adapter, who: str) -> Callable[..., Any]:
+    signature = inspect.signature(type(model).generate)
+
+    @functools.wraps(run)
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        given = dict(signature.bind_partial(model, *args, **kwargs).arguments)
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                given |= given.pop(name, {})
+        refuse(given, adapter, who)
+        return run(*args, **kwargs)
+
+    return generate
+
+
+def refuse(given: Mapping[str, Any], adapter: Adapter, who: str) -> None:
+    """Refuse modes that cannot be contrasted.
+
+    Args:
+        given: arguments of `generate()`; what they leave open is read from the generation configs.
+        adapter: of the model that generates.
+        who: key of the strategy.
+
+    Raises:
+        UnsupportedMode: names the argument and what to do.
+    """
+    configs = (given.get("generation_config"), adapter.model.generation_config, adapter.owner.generation_config)
+
+    def asked(name: str) -> Any:
+        values = (given.get(name), *(getattr(config, name, None) for config in configs))
+        return next((value for value in values if value is not None), None)
+
+    for names, why in (
+        (DRAFTS, "drafted tokens are verified several at a time, and branches go on one at a time"),
+        (LOOPS, "its loop is not one of transformers' own"),
+        (SECOND, "it runs the model a second time within a step"),
+    ):
+        found = [name for name in names if _on(name, asked(name))]
+        if found:
+            raise UnsupportedMode(
+                f"{who} cannot be combined with {', '.join(found)}: {why}.",
+                "Leave it out, or decode with the control 'greedy'.",
+            )
+    if asked("cache_implementation") == "paged":
+        raise _batches(who)
+    if _mixed_adapters(adapter):
+        raise UnsupportedMode(
+            f"{who} cannot be combined with adapter_names: rows of branches would get no adapter, or another row's.",
+            "Generate for one PEFT adapter at a time (model.set_adapter).",
+        )
+
+
+def _on(name: str, value: Any) -> bool:
+    if value is None or (isinstance(value, (bool, int, float)) and not value):
+        return False
+    return not (name in _NEUTRAL and value == _NEUTRAL[name])
+
+
+def _mixed_adapters(adapter: Adapter) -> bool:
+    """Whether PEFT has given each row of the batch an adapter of its own."""
+    hooks = (hook for module in adapter.decoder.modules() for hook in module._forward_pre_hooks.values())
+    return any("adapter_names" in (getattr(hook, "keywords", None) or {}) for hook in hooks)
+
+
+def _refusing_batches(run: Callable[..., Any], who: str) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def init_continuous_batching(*args: Any, **kwargs: Any) -> Any:
+        raise _batches(who)
+
+    return init_continuous_batching
+
+
+def _batches(who: str) -> UnsupportedMode:
+    return UnsupportedMode(
+        f"{who} cannot be combined with continuous batching: its requests come and go, and branches would not follow.",
+        "Generate the prompts as one batch, padded on the left.",
+    )
+
+
+def check_cache(cache: Cache | None, plan: Plan, *, apart: bool, who: str) -> None:
+    """Refuse caches in which the rows of branches would have no place.
+
+    Args:
+        cache: what `generate()` starts with; None without one.
+        plan: of the strategy.
+        apart: each branch has a cache of its own (sequential branching).
+        who: key of the strategy.
+
+    Raises:
+        UnsupportedMode: it holds tokens already, or is quantised in a way that branches cannot share.
+    """
+    if cache is None:
+        return
+    if cache.get_seq_length() != 0:
+        raise UnsupportedMode(
+            f"{who}: the given past_key_values hold {cache.get_seq_length()} tokens already, and its branches would not "
+            "know them.",
+            "Pass the whole prompt without past_key_values.",
+        )
+    if not any(hasattr(layer, "_quantized_keys") for layer in cache.layers):
+        return
+    if any(branch.twin for branch in plan.branches):
+        raise UnsupportedMode(
+            f"{who} writes the keys and values of one row into another, which a quantised cache does not allow.",
+            "Generate without cache_implementation='quantized'.",
+        )
+    if plan.branches and not apart:
+        raise UnsupportedMode(
+            f"{who}: in a quantised cache the rows of base and branches would share one scale, or could not be told apart.",
+            "Attach with branching='sequential', or generate without cache_implementation='quantized'.",
+        )

@@ -1,0 +1,260 @@
+"""Modes that concern caches, prompts in other forms, several tokens at once, and other models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from cells import ROWS, Case, Forced, Outcome, Refused, Run, differs, same
+from modes import ASIDE, FORKS, PLAIN, REFINED, SINGLE, TWINS, equal, missing, mode, still_is_plain
+from peft import LoraConfig, get_peft_model
+from sightline.models import adapter_for, errors
+from transformers import ContinuousBatchingConfig, DynamicCache
+
+FP8 = 0.5
+"""How far logits may be from those without a quantised cache, in standard deviations of a row of logits."""
+BF16 = 0.25
+"""How far logits in bfloat16 may be from those in float64, the same tokens forced, in the same measure."""
+
+
+@mode("dynamic cache, given empty", "greedy; base rows alone stay in it")
+def dynamic_cache(case: Case) -> Outcome:
+    for branching in ("rows", "sequential"):
+        cache = DynamicCache(config=case.model.config.get_text_config(decoder=True))
+        same(case.run(branching=branching, past_key_values=cache), case.default)
+        assert all(layer.keys.shape[0] == len(ROWS) for layer in cache.layers)
+    same(case.run(cache_implementation="dynamic"), case.default)
+    return equal("greedy")
+
+
+@mode("static cache", "greedy")
+def static_cache(case: Case) -> Outcome:
+    settings = {"cache_implementation": "static", "disable_compile": True}
+    try:
+        same(case.both(**settings), case.default)
+    except Refused as refused:
+        assert case.strategy in ASIDE, f"{refused}"
+        assert isinstance(refused.error, errors.UnsupportedMode), refused
+        return case.refused(errors.UnsupportedMode, **settings)
+    return equal("greedy")
+
+
+def _offloaded(case: Case, name: str) -> Outcome:
+    try:
+        case.tried(name, cache_implementation=name)
+    except Exception as error:
+        return missing(error)
+    same(case.both(cache_implementation=name), case.default)
+    return equal("greedy")
+
+
+@mode("offloaded cache", "greedy")
+def offloaded_cache(case: Case) -> Outcome:
+    return _offloaded(case, "offloaded")
+
+
+@mode("offloaded static cache", "greedy")
+def offloaded_static_cache(case: Case) -> Outcome:
+    return _offloaded(case, "offloaded_static")
+
+
+def _quantised(case: Case, backend: str) -> Outcome:
+    settings = {"cache_implementation": "quantized", "cache_config": {"backend": backend}}
+    try:
+        plain = case.tried(backend, **settings)
+    except Exception as error:
+        return missing(error)
+    if case.plain:
+        same(case.run(**settings), plain)
+        return equal("plain generate()")
+    if case.strategy in TWINS:
+        return case.refused(errors.UnsupportedMode, **settings)
+    if case.strategy not in SINGLE:
+        case.refused(errors.UnsupportedMode, **settings)
+    branching = "rows" if case.strategy in SINGLE else "sequential"
+    _near(case.default, case.run(branching=branching, after=[Forced(case.default.tokens)], **settings), FP8)
+    return equal(f"greedy's logits, within {FP8} of their spread; branches one after the other")
+
+
+def _near(expected: Run, found: Run, share: float) -> None:
+    """Assert that logits on the tokens of a run are those of that run, within a share of their spread."""
+    for row, tokens in enumerate(expected.tokens):
+        for step in range(len(tokens)):
+            one, two = found.logits[step][row].double(), expected.logits[step][row].double()
+            both = one.isfinite() & two.isfinite()
+            spread = two[two.isfinite()].std() if int(two.isfinite().sum()) > 2 else two[two.isfinite()].abs().mean()
+            far = float((one - two)[both].abs().max() / spread)
+            assert far <= share, f"row {row}, step {step}: {far:.3f} of the spread"
+
+
+@mode("quantised cache (fp8)", "greedy's logits within a tolerance, the same tokens forced")
+def fp8_cache(case: Case) -> Outcome:
+    return _quantised(case, "fp8")
+
+
+@mode("quantised cache (quanto)", "greedy's logits within a tolerance, the same tokens forced")
+def quanto_cache(case: Case) -> Outcome:
+    return _quantised(case, "quanto")
+
+
+@mode("no cache", "greedy")
+def no_cache(case: Case) -> Outcome:
+    if case.strategy in TWINS:
+        return case.refused(errors.UnsupportedMode, use_cache=False)
+    same(case.both(use_cache=False), case.default)
+    return equal("greedy")
+
+
+def _longer(inputs: dict[str, torch.Tensor], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Prompts with one token more, `ids` `[batch]`."""
+    ones = {"input_ids": ids[:, None], "attention_mask": torch.ones_like(ids)[:, None]}
+    ones |= {name: torch.zeros_like(ids)[:, None] for name in ("token_type_ids", "mm_token_type_ids")}
+    return {name: torch.cat([value, ones[name]], 1) if name in ones else value for name, value in inputs.items()}
+
+
+@mode("given past_key_values", "plain generate() where nothing is contrasted; else refused")
+def filled_cache(case: Case) -> Outcome:
+    longer = _longer(case.inputs(), case.bare(max_new_tokens=1).output.sequences[:, -1])
+
+    def cache() -> DynamicCache:
+        return case.bare(max_new_tokens=1).output.past_key_values
+
+    if not case.plain:
+        return case.refused(errors.UnsupportedMode, longer, past_key_values=cache())
+    if case.name != "instructblip":  # the cache holds the images
+        longer = {name: longer[name] for name in ("input_ids", "attention_mask")}
+    try:
+        plain = case.bare(longer, past_key_values=cache())
+    except Exception as error:
+        return missing(error)
+    same(case.run(longer, past_key_values=cache()), plain)
+    return equal("plain generate()")
+
+
+@mode("inputs_embeds", "plain generate() where nothing is contrasted; else refused")
+def embeddings(case: Case) -> Outcome:
+    inputs = case.inputs()
+    with torch.no_grad():
+        embeds = adapter_for(case.model).prompt_embeddings(inputs)[..., : case.model.get_input_embeddings().embedding_dim]
+    rest = {name: inputs[name] for name in ("attention_mask", "pixel_values") if name in inputs}
+    if case.name != "instructblip":
+        rest.pop("pixel_values", None)
+    other = rest | {"inputs_embeds": embeds}
+    if not case.plain:
+        return case.refused(errors.UnsupportedMode, inputs, given=other)
+    try:
+        plain = case.bare(other)
+    except Exception as error:
+        return missing(error)
+    same(case.run(inputs, given=other), plain)
+    return equal("plain generate()")
+
+
+@mode("chunked prefill", "greedy")
+def chunks(case: Case) -> Outcome:
+    try:
+        case.tried("chunks", prefill_chunk_size=5)
+    except Exception as error:
+        if case.plain:
+            return missing(error)
+        try:
+            return case.refused(errors.UnsupportedMode, prefill_chunk_size=5)
+        except type(error):
+            return missing(error)
+    if case.strategy in FORKS | REFINED | ASIDE:
+        return case.refused(errors.UnsupportedMode, prefill_chunk_size=5)
+    same(case.both(prefill_chunk_size=5), case.default)
+    return equal("greedy")
+
+
+def _drafted(case: Case, mode: str, **settings: Any) -> Outcome:
+    """Modes that verify several tokens at once; they take one prompt at a time."""
+    settings["inputs"] = case.inputs(ROWS[:1])
+    if case.plain:
+        try:
+            plain = case.tried(mode, **settings)
+        except Exception as error:
+            return missing(error)
+        same(case.run(**settings), plain)
+        return equal("plain generate()")
+    neutral = still_is_plain(case, mode, **settings)
+    refused = case.refused(errors.UnsupportedMode, **settings)
+    return replace(refused, detail=refused.detail + neutral)
+
+
+@mode("assisted decoding", "plain generate() where nothing is contrasted; else refused")
+def assisted(case: Case) -> Outcome:
+    return _drafted(case, "assisted", assistant_model=case.copied("assistant", lambda model: model).model)
+
+
+@mode("prompt lookup", "plain generate() where nothing is contrasted; else refused")
+def prompt_lookup(case: Case) -> Outcome:
+    return _drafted(case, "prompt lookup", prompt_lookup_num_tokens=2)
+
+
+@mode("guidance_scale", "plain generate() where nothing is contrasted; else refused")
+def guidance(case: Case) -> Outcome:
+    return _drafted(case, "guidance", guidance_scale=1.5)
+
+
+@mode("continuous batching", "plain generate_batch() where nothing is contrasted; else refused")
+def continuous_batching(case: Case) -> Outcome:
+    inputs = case.inputs(ROWS[:1])
+    prompts = [row[seen.bool()].tolist() for row, seen in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+    small = ContinuousBatchingConfig(num_blocks=16, block_size=32, max_batch_tokens=128)
+
+    def batches() -> list[list[int]]:
+        run: Any = case.model.generate_batch
+        found = run(prompts, max_new_tokens=3, continuous_batching_config=small, warmup=False)
+        return [each.generated_tokens for each in found.values()]
+
+    if not case.plain:
+        return case.refuses(errors.UnsupportedMode, lambda: case.under(batches, inputs))
+    try:
+        plain = case.bench.once(("batches", case.name), batches)
+    except Exception as error:
+        return missing(error)
+    if not plain:
+        return Outcome("n/a", "plain generate_batch() gives nothing")
+    assert case.under(batches, inputs) == plain
+    return equal("plain generate_batch()")
+
+
+@mode("bf16", "plain generate() with neutral parameters; greedy's logits in float64 within a tolerance, tokens forced")
+def bf16(case: Case) -> Outcome:
+    small = case.copied("bf16", lambda model: model.to(torch.bfloat16))
+    large = case.copied("bf16 in float64", lambda model: model.to(torch.bfloat16).double())
+    inputs, wide = ({name: _as(value, dtype) for name, value in case.inputs().items()} for dtype in _DTYPES)
+    still = small.still()
+    if still is not None:
+        same(still.run(inputs), small.bare(inputs))
+    if case.plain:
+        return equal("plain generate()")
+    expected = large.run(wide)
+    _near(expected, small.run(inputs, after=[Forced(expected.tokens)]), BF16)
+    return equal(f"float64's logits, within {BF16} of their spread" + ("; neutral = plain" if still else ""))
+
+
+_DTYPES = (torch.bfloat16, torch.float64)
+
+
+def _as(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Numbers that bfloat16 holds, in a dtype; whole numbers as they are."""
+    return value.to(torch.bfloat16).to(dtype) if value.is_floating_point() else value
+
+
+@mode("PEFT-wrapped (LoRA)", "the model with the adapter merged into its weights")
+def peft(case: Case) -> Outcome:
+    wrapped = case.copied("LoRA", _adapted)
+    merged = case.copied("merged", lambda model: _adapted(model).merge_and_unload())
+    expected = merged.run()
+    same(wrapped.both(), expected)
+    assert differs(expected, case.default), "the adapter does nothing"
+    return equal("the merged model")
+
+
+def _adapted(model: Any) -> Any:
+    torch.manual_seed(1)
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False, exclude_modules=".*vision.*")
+    return get_peft_model(model, config).double().eval()
