@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 HEADS := decoder.num_heads=1,2,4,8
 
-.PHONY: help install demo tune tunemore tunetexts readme test check tiny wheel clean
+.PHONY: help install demo tune tunemore tunetexts readme test check tiny matrix wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -70,6 +70,10 @@ tiny: install ## train the small models again from nothing (two cores: hours), a
 	$(BIN)/python -m sightline.eval.training.tiny_llama --out models/tiny/tiny-llama
 	$(BIN)/sightline calibrate model=tiny-llama what=inducing out=models/tiny/tiny-llama/inducing_heads.json
 	$(BIN)/sightline calibrate model=tiny-llama what=detector out=models/tiny/tiny-llama/dagcd_detector.json
+
+matrix: install ## run every decoder in every mode of generate() on every family; write eval/matrix.json and docs/matrix.md
+	$(BIN)/python tests/matrix/whole.py --jobs 2
+	$(BIN)/sightline matrix --into docs/matrix.md
 
 wheel: install ## build the wheel and try it in an environment of its own
 	$(BIN)/python tests/wheel.py

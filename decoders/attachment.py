@@ -395,6 +395,6 @@ def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
 
 def _not_passed() -> NotContrasted:
     return NotContrasted(
-        "A step was generated without the attached processor in the list.",
-        "Pass it: model.generate(**inputs, logits_processor=[processor]).",
+        "A step was generated without the attached processor in the list, or the model was called twice for a step.",
+        "Pass it: model.generate(**inputs, logits_processor=[processor]); leave guidance_scale out.",
     )

@@ -104,7 +104,7 @@ class CausalMM(Strategy):
     def plan(self, request: Request) -> Plan:
         """A branch for each part of the modality; none at gamma 0; nothing at all at gamma 0 and epsilon 0."""
         if self.modality != "language":
-            request.adapter.require_images(request.inputs, self.key)
+            request.adapter.require_images(request.inputs, f"{self.key} (with modality={self.modality})")
         if self.gamma == 0:
             return Plan(combines=self.epsilon > 0)
         parts = {"vision": [self.vision], "language": [self.language], "multimodal": [self.vision, self.language]}

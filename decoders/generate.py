@@ -19,6 +19,7 @@ from .stats import Stats
 from .strategy import Strategy
 from .tracing import TokenTrace
 
+
 def attach(
     model: PreTrainedModel,
     decoder: Strategy | str,
@@ -43,7 +44,8 @@ def attach(
         processor: the model's own; strategies with text of their own need it.
         spans: which part of each prompt is context, for text strategies: the passage itself (a string, or several, for
             each row), columns `(start, end)`, or a mask `[batch, length]` of bool.
-        branching: `rows` (branches in the base's forward), `sequential` (one forward each; the same tokens), or `auto`.
+        branching: `rows` (branches in the base's forward), `sequential` (one forward each: less memory at a time, the
+            same tokens), or `auto`, which is `rows`.
         trace: keep what the decoder does at each step in `attachment.tracer`; greedy has a trace too.
 
     Raises:

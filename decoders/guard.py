@@ -141,8 +141,8 @@ def check_cache(cache: Cache | None, plan: Plan, *, apart: bool, who: str) -> No
         return
     if cache.get_seq_length() != 0:
         raise UnsupportedMode(
-            f"{who}: the given past_key_values hold {cache.get_seq_length()} tokens already, and its branches would not "
-            "know them.",
+            f"{who}: the given past_key_values hold {cache.get_seq_length()} tokens already, and its branches would "
+            "not know them.",
             "Pass the whole prompt without past_key_values.",
         )
     if not any(hasattr(layer, "_quantized_keys") for layer in cache.layers):
@@ -154,6 +154,6 @@ def check_cache(cache: Cache | None, plan: Plan, *, apart: bool, who: str) -> No
         )
     if plan.branches and not apart:
         raise UnsupportedMode(
-            f"{who}: in a quantised cache the rows of base and branches would share one scale, or could not be told apart.",
+            f"{who}: in a quantised cache the rows of base and branches would share a scale, or not be told apart.",
             "Attach with branching='sequential', or generate without cache_implementation='quantized'.",
         )

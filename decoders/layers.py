@@ -43,9 +43,7 @@ def layer_states(
 
 
 @contextmanager
-def edited_vision(
-    adapter: Adapter, edits: Sequence[HeadEdit | MapEdit], inputs: Mapping[str, Any]
-) -> Iterator[None]:
+def edited_vision(adapter: Adapter, edits: Sequence[HeadEdit | MapEdit], inputs: Mapping[str, Any]) -> Iterator[None]:
     """Inside, the vision tower encodes the images of `inputs` under `edits`; nothing is done where there are none.
 
     Raises:
@@ -132,6 +130,14 @@ def _edit_maps(states: dict[int, LayerState], stream: int, edit: MapEdit, shape:
         if stream in state.maps:
             raise UnsupportedMode(f"Layer {layer} has two map edits in one stream.", "Give each layer one of them.")
         state.maps[stream] = MapRule(
-            layer, edit.kind, edit.norm, edit.seeds, edit.lengths, prompt_only, edit.gate, edit.heads, edit.scope,
+            layer,
+            edit.kind,
+            edit.norm,
+            edit.seeds,
+            edit.lengths,
+            prompt_only,
+            edit.gate,
+            edit.heads,
+            edit.scope,
             edit.shown,
         )

@@ -119,9 +119,7 @@ class Refiner:
         )
         return Reading(self._last_rows(joined.shape[1]), image)
 
-    def _tail_positions(
-        self, prompt: Mapping[str, Any], joined: Tensor, shared: Sequence[int], longest: int
-    ) -> Tensor:
+    def _tail_positions(self, prompt: Mapping[str, Any], joined: Tensor, shared: Sequence[int], longest: int) -> Tensor:
         """Positions of what comes after the shared columns of each row, padded on the left."""
         places = self._adapter.positions({**self._inputs, **prompt})
         if places is None:

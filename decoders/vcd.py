@@ -110,7 +110,7 @@ def noise_images(pixels: Tensor, step: int, schedule: str, seed: int) -> Tensor:
 
 
 def noise_image(image: Tensor, step: int, schedule: str, seed: int, drawn: Any = None) -> Tensor:
-    """A noised copy of one image's pixels; `drawn` is the family's `Adapter.drawn`, None where each pixel stands once."""
+    """A noised copy of one image; `drawn` is the family's `Adapter.drawn`, None where each pixel stands once."""
     clean = image.detach().to("cpu", torch.float32)
     generator = torch.Generator().manual_seed(seed_of(clean, seed))
 

@@ -53,6 +53,8 @@ class Cost:
         steps: generated positions, counted once per batch; `forwards / steps` is 1 for plain decoding.
         base_rows: rows of plain decoding for the same steps; `rows / base_rows` is 1 for plain decoding.
         generated_tokens: tokens of the answers, end tokens included.
+        gated: tokens of the answers that a gate was asked about.
+        opened: those at which it was open.
     """
 
     forwards: int = 0
@@ -61,12 +63,14 @@ class Cost:
     steps: int = 0
     base_rows: int = 0
     generated_tokens: int = 0
+    gated: int = 0
+    opened: int = 0
 
     def add(self, other: Cost | Mapping[str, int]) -> None:
         """Add another cost to this one."""
         values = vars(other) if isinstance(other, Cost) else other
         for name in vars(self):
-            setattr(self, name, getattr(self, name) + int(values[name]))
+            setattr(self, name, getattr(self, name) + int(values.get(name, 0)))
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,11 @@ class Answerer:
             stats = attachment.stats
             cost.forwards, cost.rows, cost.encodes = stats.passes, stats.rows, stats.encodes
         cost.generated_tokens = sum(answer.n_output_tokens for answer in answers)
+        if attachment.gates and self.generation.mode != "beam":
+            gates = torch.stack(attachment.gates, dim=1).cpu()
+            lengths = torch.tensor([answer.n_output_tokens for answer in answers])
+            asked = torch.arange(gates.shape[1]) < lengths[:, None]
+            cost.gated, cost.opened = int(asked.sum()), int((gates & asked).sum())
         return answers, cost
 
     def lengths(self, prompts: Sequence[str]) -> list[int]:

@@ -71,7 +71,10 @@ def read_board(name: str) -> Board:
     try:
         tree: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"{name!r} is no YAML file.", str(error).splitlines()[0]) from error
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f", line {mark.line + 1}"
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{name!r}{where} is no YAML: {what}.", "Mend it; conf/leaderboard/demo.yaml is one.") from error
     if not isinstance(tree, dict) or not (tree.get("runs") or (tree.get("tasks") and tree.get("decoders"))):
         raise ConfigError(
             f"{name!r} is no leaderboard.",

@@ -27,6 +27,7 @@ COMMANDS = {
     "models": "list the models",
     "decoders": "list the decoders with their parameters",
     "tasks": "list the tasks",
+    "matrix": "what each decoder does in each mode of generate(), family by family",
 }
 
 HELP = """\

@@ -219,6 +219,25 @@ def tasks(arguments: Sequence[str]) -> int:
     return _list("tasks", "benchmarks", arguments)
 
 
+def matrix(arguments: Sequence[str]) -> int:
+    """`sightline matrix [--decoder NAME...] [--family NAME...] [--mode NAME...] [--into FILE]`"""
+    tables = importlib.import_module(".matrix", __package__)
+    listing = importlib.import_module(".listing", __package__)
+    held = tables.load()
+    parser = _parser("matrix", "Show how every decoder fared in every mode of generate() when the matrix was last run.")
+    parser.add_argument("--decoder", nargs="+", metavar="NAME", help=f"of: {', '.join(held.decoders)}")
+    parser.add_argument("--family", nargs="+", metavar="NAME", help=f"of: {', '.join(held.families)}")
+    parser.add_argument("--mode", nargs="+", metavar="NAME", help=f"of: {', '.join(held.modes)}")
+    parser.add_argument("--into", metavar="FILE", help="write the whole of it as a Markdown page")
+    given = parser.parse_args(list(arguments))
+    if given.into:
+        listing.put_page(Path(given.into), tables.markdown(held))
+        sys.stdout.write(f"{given.into}\n")
+    else:
+        sys.stdout.write(listing.cells(held, given.decoder, given.family, given.mode))
+    return OK
+
+
 def summary(metrics: dict[str, Any]) -> str:
     """The main figures of `metrics.json` as a small table."""
     listing = importlib.import_module(".listing", __package__)

@@ -16,6 +16,7 @@ from ..decoders import Strategy
 from ..models import FAMILIES
 from .config import choices, conf_folder
 from .errors import UsageError
+from .matrix import Matrix, picked, tabled
 from .records import write_atomic
 from .tasks import registry as tasks
 
@@ -98,6 +99,41 @@ def put_matrix(file: Path) -> None:
         write_atomic(file, f"{before}{BEGIN}\n{matrix()}{END}{after}")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{str(file)!r} cannot be read or written: {error}.") from error
+
+
+def cells(
+    held: Matrix,
+    asked_decoders: Sequence[str] | None = None,
+    families: Sequence[str] | None = None,
+    modes: Sequence[str] | None = None,
+) -> str:
+    """How the cells of the matrix ended, modes down and families across; all where none are named.
+
+    Raises:
+        UsageError: there is no such decoder, family or mode.
+    """
+    chosen = picked(held.decoders, asked_decoders, "decoder")
+    found = tabled(held, chosen, picked(held.families, families, "family"), picked(held.modes, modes, "mode"))
+    notes = "".join(f"{f'[{number}]':<5}{note}\n" for number, note in enumerate(found.notes, 1))
+    shown = "all decoders" if len(chosen) == len(held.decoders) else ", ".join(chosen)
+    return (
+        table(found.header, found.rows)
+        + (f"\n{notes}" if notes else "")
+        + f"\n{shown}; run on {held.date} by `{held.command}`. "
+        + "Decoders that contrast images are refused by text models in every mode (MissingImage).\n"
+    )
+
+
+def put_page(file: Path, text: str) -> None:
+    """Write a page.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    try:
+        write_atomic(file, text)
+    except OSError as error:
+        raise UsageError(f"{str(file)!r} cannot be written: {error}.") from error
 
 
 def benchmarks() -> str:

@@ -65,6 +65,7 @@ class Ledger:
             **{name: getattr(total, name) for name in ("forwards", "rows", "encodes", "steps", "base_rows")},
             "forwards_per_token": round(total.forwards / steps, 4) if steps else None,
             "rows_per_token": round(total.rows / rows, 4) if rows else None,
+            "focus": round(total.opened / total.gated, 4) if total.gated else None,
             "peak_memory_mb": max((entry["peak_memory_mb"] for entry in entries), default=peak_memory()),
             "beside_greedy": beside_greedy,
         }

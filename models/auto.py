@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -165,6 +166,10 @@ def _not_found(name: str, error: OSError) -> ModelNotFound:
             f"The folder {name!r} holds no complete checkpoint: {_first_line(error)}",
             "It needs config.json, the processor's files and *.safetensors, as save_pretrained() writes them.",
         )
+    near = difflib.get_close_matches(name, shipped.split(", "), n=1)
+    if near or name.startswith(("/", "~", "./", "../")):
+        guess = f"Did you mean {near[0]!r}? " if near else ""
+        return ModelNotFound(f"There is no model {name!r}.", f"{guess}Shipped with the package: {shipped}.")
     return ModelNotFound(
         f"The weights of {name!r} are not on this machine and could not be fetched.",
         f"Download them with `hf download {name}`, or point to a folder that holds them (model=local "

@@ -251,7 +251,9 @@ def permutation(
 ) -> Int[Tensor, "rows heads size"]:
     """An order of `size` entries for each row and head; `first` is the position of the map's first query."""
     places = torch.arange(size, device=seeds.device).expand(len(seeds), -1)
-    return bits(seeds, layer, heads, torch.full_like(places[:, :1], first), places)[:, :, 0].argsort(dim=-1, stable=True)
+    return bits(seeds, layer, heads, torch.full_like(places[:, :1], first), places)[:, :, 0].argsort(
+        dim=-1, stable=True
+    )
 
 
 def _at(seeds: Tensor, places: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ come from `config.image_token_id`. What differs from families with one size of i
 
 * **Pixels** are flattened patches of all images, `[patches, channels * frames * side * side]`; `image_grid_thw`
   `[images, 3]` tells how many patches each image has. A still image stands in every frame.
-* **Positions** (M-RoPE) count frame, row and column within an image, and go on behind it by its longer side, so a branch
-  with other images or another text has others. They come from the model's own `get_rope_index`.
+* **Positions** (M-RoPE) count frame, row and column within an image, and go on behind it by its longer side, so a
+  branch with other images or another text has others. They come from the model's own `get_rope_index`.
 * **`rope_deltas`**, which the model object keeps from its latest prompt for later steps, is put back after every
   forward of ours.
 * **The vision tower** reads all images in one row, a fused query, key and value projection in each layer; attention is

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from transformers import ProcessorMixin
-from transformers.utils import is_torchvision_available
+from transformers.utils.import_utils import is_torchvision_available
 
 STOCK: dict[str, str] = {
     "qwen2_vl": "Qwen2VLProcessor",

@@ -28,6 +28,14 @@ for module in (
         if inspect.isfunction(function) and function.__module__ == module.__name__:
             setattr(module, name, jaxtyped(function, typechecker=beartype))
 
+
+
+def pytest_addoption(parser):
+    """`--matrix=all` runs every cell of tests/matrix; by default every pair is there."""
+    default = os.environ.get("SIGHTLINE_MATRIX", "pairs")
+    parser.addoption("--matrix", choices=("pairs", "all"), default=default, help="cells of tests/matrix to run")
+
+
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring
 IMAGE = 5
 VOCAB = 96

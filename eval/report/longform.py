@@ -75,6 +75,8 @@ def _cost(entry: Entry) -> Iterator[Figure]:
         "rows_per_token": run.timing.get("rows_per_token"),
         "forwards_per_token": run.timing.get("forwards_per_token"),
     }
+    if run.timing.get("focus") is not None:
+        costs["focus"] = run.timing["focus"]
     for name, value in costs.items():
         found = finite(value)
         yield "", name, Score(found, reason="" if found is not None else "not timed")

@@ -130,8 +130,8 @@ def _chosen(section: Section) -> tuple[list[Measure], list[Measure]]:
 
 _COST = (
     Column("Time", "seconds of this decoder over plain greedy generate() on the same requests", "Cost"),
-    Column("Rows per token", "rows of the batch per generated token", "Cost"),
-    Column("Forwards per token", "forward passes per generated token", "Cost"),
+    Column("Rows per token", "rows that went through the text decoder, over those of plain decoding", "Cost"),
+    Column("Forwards per token", "calls of the text decoder, a batch being one, per position", "Cost"),
 )
 
 
@@ -350,6 +350,9 @@ def _row(entry: Entry, cells: Sequence[Cell]) -> Row:
 
 def _detail(entry: Entry) -> str:
     shown = parameters(entry.run.params)
+    focus = finite(entry.run.timing.get("focus"))
+    if focus is not None:
+        shown = f"{shown}; gate open at {number(100 * focus, 0)} % of tokens"
     return ", ".join(part for part in (shown, _settings(entry.run)) if part) if entry.reference else shown
 
 

@@ -106,9 +106,13 @@ def _view(section: Section, number: int) -> View:
 
 
 def _data(section: Section) -> str:
-    """`split test, images 500`."""
+    """`2,160 samples on 120 images; settings of the task: split test`."""
+    asked = max(section.runs, key=lambda run: run.n)
+    about = "images" if section.yes_no or section.captions or section.subtasks else "subjects"
+    groups = f" on {asked.n_images:,} {about}" if asked.n_images else ""
     named = [(name.replace("_", " "), plain(value)) for name, value in section.data.items() if value is not None]
-    return ", ".join(f"{name} {value}" for name, value in named)
+    settings = ", ".join(f"{name} {value}" for name, value in named)
+    return f"{asked.n:,} samples{groups}" + (f"; settings of the task: {settings}" if settings else "")
 
 
 def _run_notes(section: Section) -> list[str]:

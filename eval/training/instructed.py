@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,11 +120,12 @@ def instructed_hidden(model: InstructBlipForConditionalGeneration, pixels: Tenso
         packed: turns that hold as many image tokens as the model has queries, made by `InstructedPacker`.
     """
     assert isinstance(packed, Instructed)
+    config: Any = model.config
     with torch.no_grad():
         seen = model.vision_model(pixels).last_hidden_state
     sizes = packed.turns[:, 2] - packed.turns[:, 1]
-    short = sizes <= SHORT + model.config.num_query_tokens
-    hidden = seen.new_zeros(*packed.ids.shape, model.config.text_config.hidden_size)
+    short = sizes <= SHORT + config.num_query_tokens
+    hidden = seen.new_zeros(*packed.ids.shape, config.text_config.hidden_size)
     for chosen in (short, ~short):
         if chosen.any():
             rows, columns, there = _places(packed.turns[chosen])
@@ -131,7 +133,7 @@ def instructed_hidden(model: InstructBlipForConditionalGeneration, pixels: Tenso
             words = packed.words[chosen]
             widest = int(words.sum(dim=1).max())
             features = query_features(model, seen[rows[:, 0]], packed.instructions[chosen, :widest], words[:, :widest])
-            where = (ids == model.config.image_token_id)[..., None] & there[..., None]
+            where = (ids == config.image_token_id)[..., None] & there[..., None]
             embedded = model.get_input_embeddings()(ids).masked_scatter(where, model.language_projection(features))
             made = model.language_model.get_decoder()(inputs_embeds=embedded, use_cache=False).last_hidden_state
             hidden = hidden.index_put((rows[there], columns[there]), made[there])

@@ -61,7 +61,7 @@ def language_batch(packer: Packer, recipe: Recipe, step: int) -> tuple[Tensor, P
 
 
 Hidden = Callable[[Any, Tensor, Packed], Tensor]
-"""From a model, pixels `[batch, 3, 64, 64]` and packed sequences to the last hidden states `[batch, length, hidden]`."""
+"""From a model, pixels `[batch, 3, 64, 64]` and packed sequences to last hidden states `[batch, length, hidden]`."""
 
 
 def packed_hidden(model: LlavaForConditionalGeneration, pixels: Tensor, packed: Packed) -> Tensor:
@@ -86,13 +86,12 @@ def packed_hidden(model: LlavaForConditionalGeneration, pixels: Tensor, packed: 
     return outputs.last_hidden_state
 
 
-def answer_loss(
-    model: PreTrainedModel, pixels: Tensor, packed: Packed, hidden_of: Hidden = packed_hidden
-) -> Tensor:
+def answer_loss(model: PreTrainedModel, pixels: Tensor, packed: Packed, hidden_of: Hidden = packed_hidden) -> Tensor:
     """The weighted mean cross-entropy of the answers' tokens."""
     hidden = hidden_of(model, pixels, packed)
     answers = packed.targets != IGNORED
-    scores = model.get_output_embeddings()(hidden[answers])
+    head: Any = model.get_output_embeddings()
+    scores = head(hidden[answers])
     losses = nn.functional.cross_entropy(scores, packed.targets[answers], reduction="none")
     weights = packed.weights[answers]
     return (losses * weights).sum() / weights.sum()
@@ -123,7 +122,8 @@ def probe(
     rows = [_probe_turns(scene, index) for index, scene in enumerate(drawn)]
     packed = packer.pack(rows)
     hidden = hidden_of(model, torch.from_numpy(normalise(stack(drawn))), packed)
-    best = model.get_output_embeddings()(hidden).argmax(-1)
+    head: Any = model.get_output_embeddings()
+    best = head(hidden).argmax(-1)
     right: defaultdict[str, list[bool]] = defaultdict(list)
     for row, (turns, starts) in enumerate(zip(rows, packed.starts, strict=True)):
         for turn, start in zip(turns, starts, strict=True):

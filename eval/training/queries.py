@@ -80,6 +80,7 @@ def train_queries(
         seed: seeds scenes and instructions.
         log: is handed a record every 100 steps.
     """
+    torch.manual_seed(seed)  # the heads are drawn here, after a stage that may have been left out
     config: Any = model.config
     heads = CellHeads(config.num_query_tokens // CELLS * config.qformer_config.hidden_size)
     parameters = [model.query_tokens, *model.qformer.parameters(), *heads.parameters()]

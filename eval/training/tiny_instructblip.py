@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,9 +24,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
+    AutoTokenizer,
     BertTokenizer,
     GenerationConfig,
     InstructBlipConfig,
@@ -54,7 +55,7 @@ from .vision import train_tower
 logger = logging.getLogger(__name__)
 
 QUERIES = 32
-WORDS = 64
+WORDS = 256
 """The longest instruction that the Q-Former reads, in its tokens."""
 READ = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 CHAT_TEMPLATE = (
@@ -71,9 +72,7 @@ class keeps none."""
 
 
 def _recipe() -> Recipe:
-    return Recipe(
-        steps=600, stop=600, images=12, rate=5e-4, warmup=40, attributes_from=0, measure_every=100, save_every=50
-    )
+    return Recipe(steps=300, images=12, rate=5e-4, warmup=30, attributes_from=300, measure_every=50, save_every=50)
 
 
 @dataclass(frozen=True)
@@ -91,19 +90,14 @@ class Plan:
 
 
 def build_reader() -> BertTokenizer:
-    """The Q-Former's tokenizer: BERT's word pieces, with every word of the world's questions whole."""
-    pieces = Tokenizer(models.WordPiece(unk_token=READ[1]))
-    pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
-    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=list(READ),
-        initial_alphabet=[chr(code) for code in range(33, 127)],
-        show_progress=False,
-    )
-    pieces.train_from_iterator(_questions(), trainer)
-    ranked = sorted(pieces.get_vocab().items(), key=lambda item: item[1])
-    return BertTokenizer(vocab={piece: place for place, (piece, _) in enumerate(ranked)}, model_max_length=WORDS)
+    """The Q-Former's tokenizer: BERT's word pieces, with every word of the world's questions whole, others in letters.
+
+    The vocabulary is written out and not learned: a learned one orders its pieces anew in each process.
+    """
+    letters = [chr(code) for code in range(33, 127)]
+    words = {word for text in _questions() for word in re.findall(r"\w+", text.lower())}
+    pieces = [*READ, *letters, *(f"##{letter}" for letter in letters), *sorted(words - set(letters))]
+    return BertTokenizer(vocab={piece: place for place, piece in enumerate(pieces)}, model_max_length=WORDS)
 
 
 def _questions() -> list[str]:
@@ -112,9 +106,10 @@ def _questions() -> list[str]:
     asked += [f"Is there only one {kind} in the image? What colour is the {kind}?" for kind in kinds]
     asked += [f"Is the {kind} in the top half of the image? Where is the {kind} in the image?" for kind in kinds]
     asked += [f"Is the {kind} in the bottom half, on the left or right side of the image?" for kind in kinds]
-    asked += [f"How many {kinds} are there in the image? Are there two or three {kinds} in it?" for kinds in plurals]
+    counted = "How many {0} are there in the image? Are there two or three {0} in the image?"
+    asked += [counted.format(kind) for kind in plurals]
     asked += [f"Is there a {colour} {kind} in the image?" for colour in world.COLOURS for kind in kinds]
-    return [TURN.format(text) for text in (*asked, *language.CAPTION_PROMPTS, *language.YES_NO_SUFFIXES)] * 2
+    return [TURN.format(text) for text in (*asked, *language.CAPTION_PROMPTS, *language.YES_NO_SUFFIXES)]
 
 
 def build_processor() -> Any:
@@ -249,6 +244,8 @@ def train(out: Path, work: Path, plan: Plan, llava: Path = SHIPPED / "tiny-llava
     processor = build_processor()
     model = build_model(processor, seed=plan.seed)
     source = LlavaForConditionalGeneration.from_pretrained(llava).eval()
+    if AutoTokenizer.from_pretrained(llava).get_vocab() != processor.tokenizer.get_vocab():
+        raise ValueError(f"{llava} has other words than this version of the package: train tiny-llava first.")
     borrow(model, source)
     tower, former = model.vision_model, Former(model)
     packer = InstructedPacker(processor.tokenizer, QUERIES, reader=processor.qformer_tokenizer)

@@ -5,8 +5,9 @@
 
 The first makes a checkpoint that `Qwen2_5_VLForConditionalGeneration.from_pretrained` loads, in tiny-llava's two
 stages: a vision tower with windowed attention that names the object of each cell, then, with the tower's blocks frozen,
-merger and language model on captions and questions, at Qwen's positions of three axes. It can be stopped and goes on
-where it was. The second asks the checkpoint through `generate()` and writes `quality.json`.
+merger and language model on captions and questions, at Qwen's positions of three axes. The second stage begins where
+tiny-llava ended (`borrowed`). It can be stopped and goes on where it was. The second asks the checkpoint through
+`generate()` and writes `quality.json`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import logging
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
+    AutoTokenizer,
     GenerationConfig,
+    LlavaForConditionalGeneration,
     ProcessorMixin,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
 )
 
+from ...models.auto import SHIPPED
 from ...models.qwen_vl_processor import image_only_processor
 from ..scenes import world
+from .borrowed import borrow_language, fit_merger
 from .chat import MEAN, STD, VOCABULARY, Chat, build_tokenizer
 from .language_model import Recipe, train_language_model
 from .loop import TrainLog
@@ -72,6 +77,9 @@ TEMPLATE = (
 """Images stand where the message has them."""
 
 
+RECIPE = Recipe(steps=1000, stop=600, rate=8e-4, warmup=50, attributes_from=0, measure_every=100, save_every=50)
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that decides what is trained, apart from the world: the same plan gives the same model on one machine."""
@@ -80,7 +88,7 @@ class Plan:
     vision_steps: int = 1100
     vision_images: int = 48
     vision_rate: float = 1.5e-3
-    language: Recipe = field(default_factory=Recipe)
+    language: Recipe = field(default_factory=lambda: RECIPE)
 
 
 def build_processor() -> ProcessorMixin:
@@ -98,7 +106,7 @@ def build_processor() -> ProcessorMixin:
 
 
 def build_model(processor: Any, *, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
-    """An untrained tiny-qwen-vl: a windowed tower of 3 layers and a decoder of 4, both 128 wide, keys in 4 groups."""
+    """An untrained tiny-qwen-vl: a windowed tower of 3 layers and a decoder of 4, both 128 wide."""
     torch.manual_seed(seed)
     token = processor.tokenizer.convert_tokens_to_ids
     vision = {
@@ -119,7 +127,8 @@ def build_model(processor: Any, *, seed: int = 0) -> Qwen2_5_VLForConditionalGen
         "intermediate_size": 344,
         "num_hidden_layers": 4,
         "num_attention_heads": 8,
-        "num_key_value_heads": 4,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-6,
         "max_position_embeddings": 2048,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
         "bos_token_id": None,
@@ -224,13 +233,14 @@ def save(model: Qwen2_5_VLForConditionalGeneration, processor: Any, folder: Path
     processor.image_processor.save_pretrained(folder)
 
 
-def train(out: Path, work: Path, plan: Plan) -> None:
-    """Trains and writes the checkpoint, its log and its quality.
+def train(out: Path, work: Path, plan: Plan, llava: Path = SHIPPED / "tiny-llava") -> None:
+    """Trains and writes the checkpoint and its log.
 
     Args:
         out: the folder of the checkpoint.
         work: the folder for what a stopped training goes on from.
         plan: what to train.
+        llava: the checkpoint whose language model is the beginning.
     """
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
@@ -255,6 +265,11 @@ def train(out: Path, work: Path, plan: Plan) -> None:
     tower.load_state_dict(load_file(tower_file))
     tower.requires_grad_(False)
     tower.merger.requires_grad_(True)
+    if not state.exists():
+        source = LlavaForConditionalGeneration.from_pretrained(llava).eval()
+        borrow_language(model, processor.tokenizer, source, AutoTokenizer.from_pretrained(llava))
+        left = fit_merger(tower, qwen_features(tower), source, seed=plan.seed)
+        log({"stage": "merger", "step": 0, "unexplained": left})
     packer = Packer(processor.tokenizer, SIDE**2, chat=CHAT)
 
     def keep() -> None:
@@ -273,7 +288,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--out", type=Path, help="train, and write the checkpoint to this folder")
     what.add_argument("--evaluate", type=Path, metavar="FOLDER", help="measure this checkpoint: FOLDER/quality.json")
     parser.add_argument("--work", type=Path, help="folder for the state of the training (default: OUT.training)")
-    parser.add_argument("--steps", type=int, default=Recipe.steps, help="steps of the language model (%(default)s)")
+    parser.add_argument("--steps", type=int, default=RECIPE.stop, help="steps of the language model (%(default)s)")
     parser.add_argument("--vision-steps", type=int, default=Plan.vision_steps, help="steps of the tower (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seeds weights and scenes (%(default)s)")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads (%(default)s)")
@@ -288,7 +303,7 @@ def main(argv: list[str] | None = None) -> None:
     if given.evaluate is not None:
         write_quality(given.evaluate)
         return
-    plan = Plan(given.seed, given.vision_steps, language=Recipe(steps=given.steps, seed=given.seed))
+    plan = Plan(given.seed, given.vision_steps, language=replace(RECIPE, stop=given.steps, seed=given.seed))
     train(given.out, given.work or given.out.with_name(given.out.name + ".training"), plan)
     write_quality(given.out)
 

@@ -100,7 +100,7 @@ def _contrasts(scene: Scene) -> Tensor:
 
 
 Features = Callable[[Tensor], Tensor]
-"""From pixels `[batch, 3, 64, 64]` to what the projector is given, patches in reading order: `[batch, patches, width]`."""
+"""From pixels `[batch, 3, 64, 64]` to what the projector is given, in reading order: `[batch, patches, width]`."""
 
 
 def clip_features(tower: CLIPVisionModel, layer: int) -> Features:

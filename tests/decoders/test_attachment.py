@@ -86,10 +86,9 @@ def test_beams_carry_their_branch_along(llava, inputs, beams):
         assert output.sequences_scores[row].item() == pytest.approx(sum(total), abs=1e-3)
 
 
-def test_one_beam_is_greedy_and_batch_is_one_by_one(llava, inputs):
+def test_a_batch_is_its_rows_one_by_one(llava, inputs):
     batch = inputs((5, 9, 6))
     together, _ = attached(llava, VCD, batch)
-    assert attached(llava, VCD, batch, num_beams=1)[0].equal(together)
     for row, expected in enumerate(new_tokens(together, batch)):
         length = int(batch["attention_mask"][row].sum())
         single = {

@@ -50,7 +50,6 @@ def test_rows_sequence_batch_and_cache_agree(llava, processor, heads, batch, nam
     together = answers(llava, decoder, inputs, processor)
     assert together != answers(llava, None, inputs, processor)
     assert answers(llava, decoder, inputs, processor, branching="sequential") == together
-    assert answers(llava, decoder, inputs, processor, num_beams=1, num_return_sequences=1) == together
     if "cgvlm" not in name:  # biases the newest row alone, which needs a cache; without one it is refused
         assert answers(llava, decoder, inputs, processor, use_cache=False) == together
     alone = [asked(processor, [[noise_image(seed)]], [TEXTS[seed]]) for seed in range(4)]

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 from sightline.decoders import build, score
-from sightline.eval.answering import Answerer
+from sightline.eval.answering import Answerer, Words
 from sightline.eval.choosing import continuation
 from sightline.eval.config import compose_settings
 from sightline.eval.errors import UnfitDecoder
@@ -168,8 +168,16 @@ def test_strategies_are_told_what_is_context(launch):
     pairs = [(a.split, a.output == b.output) for a, b in zip(plain, contrast, strict=True)]
     assert all(same for split, same in pairs if split == "closed")
     assert not all(same for split, same in pairs if split == "substituted")
+    for task, same in (("memo_trap_facts", False), ("truthful_qa_facts", True)):
+        runs = [launch(task, f"decoder={key}", dir=f"{task}-{key}") for key in ("greedy", "cad")]
+        one, other = ([record.logprobs for record in read_samples(final(run))] for run in runs)
+        assert (one == other) == same
+
+
+def test_a_task_that_knows_no_context_is_refused(launch, loaded):
+    answerer = Answerer(loaded, build("cad"), compose_settings([])[0].generation, Words())
     with pytest.raises(MissingContext):
-        launch("memo_trap_facts", "decoder=cad", dir="refused")
+        answerer.ask(["Question: What?\nAnswer:"], [None], [None])
 
 
 def test_sampled_answers_depend_on_the_prompt_alone(launch):

@@ -1,4 +1,4 @@
-"""Training of tiny-instructblip sees what inference sees, begins where tiny-llava ends, and goes on where it stopped."""
+"""Training of tiny-instructblip sees what inference sees, begins where tiny-llava ends, goes on where it stopped."""
 
 import json
 
@@ -71,7 +71,9 @@ def test_each_turn_is_what_the_model_s_own_forward_makes_of_it(model, processor,
                 inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
                 size, alone = answer.shape[1], model(**inputs).logits[0]
                 assert torch.equal(packed.targets[row, start : start + size], answer[0])
-                torch.testing.assert_close(scores[row, start : start + size], alone[-size - 1 : -1], rtol=1e-4, atol=3e-5)
+                torch.testing.assert_close(
+                    scores[row, start : start + size], alone[-size - 1 : -1], rtol=1e-4, atol=3e-5
+                )
     expected = [token for turns in rows for turn in turns for token in [*packer.encode(" " + turn.answer), 2]]
     assert packed.targets[packed.targets != IGNORED].tolist() == expected
 
@@ -132,6 +134,8 @@ def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     """Stopped after a step and gone on with, it gives the same weights as in one go."""
     module = "sightline.eval.training.language_model"
     monkeypatch.setattr(f"{module}.probe", lambda *_, **__: {})
+    # after one step all queries are nearly alike, and what is fitted to them is rounding
+    monkeypatch.setattr("sightline.eval.training.tiny_instructblip.fit_projection", lambda *_, **__: 0.0)
     recipe = Recipe(steps=2, images=2, measure_every=1, save_every=1)
     plan = Plan(vision_steps=1, vision_images=2, query_steps=1, query_images=2, language=recipe)
     train(tmp_path / "once-out", tmp_path / "once", plan)

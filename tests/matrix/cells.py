@@ -1,8 +1,8 @@
 """The matrix: every strategy x every family x every mode of `generate()`. A cell is run by its mode's function.
 
-A cell ends in one of four ways, and each is claimed beforehand: `equal` (to what, its mode says), `refused` (by an error
-of `sightline.models.errors`, before the first forward of `generate()`), `n/a` (there is no such prompt, or transformers
-itself has no such mode), `needs` (something that the machine lacks, found by trying). Anything else is a failure.
+A cell ends in one of four ways: `equal` (to what, its mode says), `refused` (by an error of `sightline.models.errors`
+that is expected there, before the first forward of `generate()`), `n/a` (there is no such prompt, or plain `generate()`
+has no such mode), `needs` (something that the machine lacks, found by trying). Anything else is a failure.
 """
 
 from __future__ import annotations
@@ -233,14 +233,16 @@ class Case:
 
     def refuses(self, error: type[Exception], act: Callable[[], Any]) -> Outcome:
         """Assert that `act`, a run of this case, raises that error before its first forward."""
+        refused = None
         try:
             act()
-        except Refused as refused:
-            assert type(refused.error) is error, f"{type(refused.error).__name__}, not {error.__name__}: {refused}"
-            assert refused.forwards == 0, f"refused after {refused.forwards} forwards: {refused}"
-            assert getattr(refused.error, "hint", ""), f"says not what to do: {refused}"
-            return Outcome("refused", error.__name__)
-        raise AssertionError(f"{error.__name__} was to be raised, and nothing was")
+        except Refused as raised:
+            refused = raised
+        assert refused is not None, f"{error.__name__} was to be raised, and nothing was"
+        assert type(refused.error) is error, f"{type(refused.error).__name__}, not {error.__name__}: {refused}"
+        assert refused.forwards == 0, f"refused after {refused.forwards} forwards: {refused}"
+        assert getattr(refused.error, "hint", ""), f"says not what to do: {refused}"
+        return Outcome("refused", error.__name__)
 
     def copied(self, what: str, make: Callable[[Any], Any]) -> Case:
         """The same on a changed copy of the model, made once per family: `make(copy)` gives it."""

@@ -168,12 +168,12 @@ def _qwen(kind: str) -> Callable[[], tuple[Any, Any]]:
 
 
 FAMILIES: dict[str, Family] = {
-    "llava": Family(_llava),
+    "llava": Family(_llava, k=0.05),
     "llava_next": Family(_llava_next, sizes=((40, 16), (16, 24), (32, 32)), sight=None),
     "llava_onevision": Family(_llava_onevision, sizes=((40, 16), (16, 24), (32, 32)), sight=None),
-    "instructblip": Family(_instructblip, several="InstructBLIP takes one image a prompt"),
-    "qwen2_vl": Family(_qwen("qwen2_vl"), sizes=MIXED, sight=QwenSight),
-    "qwen2_5_vl": Family(_qwen("qwen2_5_vl"), sizes=MIXED, sight=QwenSight),
+    "instructblip": Family(_instructblip, several="InstructBLIP takes one image a prompt", k=0.01),
+    "qwen2_vl": Family(_qwen("qwen2_vl"), sizes=MIXED, sight=QwenSight, k=0.01),
+    "qwen2_5_vl": Family(_qwen("qwen2_5_vl"), sizes=MIXED, sight=QwenSight, k=0.003),
     "qwen3_vl": Family(_qwen("qwen3_vl"), sizes=MIXED, sight=QwenSight),
     "llama": Family(_text("Llama"), images=False, sight=TextSight),
     "qwen3": Family(_text("Qwen3", head_dim=8), images=False, sight=TextSight),

@@ -278,5 +278,3 @@ def test_a_tower_that_attends_across_images_is_refused():
     assert [state.piece(columns) for columns in (16, 8, 16, 16)] == [(0, 0), (1, 0), (1, 8), (0, 0)]
     with pytest.raises(errors.UnsupportedModel, match="across images"):
         state.piece(40)
-
-

@@ -78,7 +78,10 @@ def qwen_processor(kind="qwen2_5_vl"):
         size={"shortest_edge": 64, "longest_edge": 64 * 64}, patch_size=PATCH, merge_size=MERGE,
         temporal_patch_size=FRAMES,
     )  # fmt: skip
-    return image_only_processor(kind)(image_processor=pixels, tokenizer=tokenizer(), chat_template=TEMPLATE)
+    words = tokenizer(
+        extra_special_tokens={"image_token": "<image>", "vision_start_token": "<sep>"}, padding_side="left"
+    )
+    return image_only_processor(kind)(image_processor=pixels, tokenizer=words, chat_template=TEMPLATE)
 
 
 def places(ids, grids):
@@ -115,7 +118,8 @@ class QwenSight(Sight):
     def features(self, **other):
         pixels = other.get("pixel_values", self.pixels)
         found = self.model.model.get_image_features(pixels, self.row["image_grid_thw"], return_dict=True)
-        behind = [each[0] for each in found.deepstack_features] if self.layers else []
+        behind = found.deepstack_features if self.layers else []
+        behind = [each if isinstance(each, torch.Tensor) else each[0] for each in behind]  # split by image since 5.18
         return torch.cat([found.pooler_output[0], *behind], dim=-1)
 
     def embedded(self, new=(), ids=None, features=None):

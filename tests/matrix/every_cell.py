@@ -1,0 +1,41 @@
+"""All cells of the matrix, those that say something, and how one is run."""
+
+from __future__ import annotations
+
+import cache_modes
+import loop_modes
+from cells import IMAGES, STRATEGIES, Bench, Outcome
+from families import FAMILIES
+from modes import MODES
+from selection import Cell, pairwise
+from sightline.models import errors
+
+PARTS = (loop_modes, cache_modes)
+"""Where the modes are entered."""
+
+
+def idle(strategy: str, family: str) -> bool:
+    """Whether the strategy contrasts images and the family takes none, so that every mode is refused alike."""
+    return strategy in IMAGES and not FAMILIES[family].images
+
+
+def everything() -> list[Cell]:
+    """Every cell, family by family."""
+    return [(strategy, family, mode) for family in FAMILIES for strategy in STRATEGIES for mode in MODES]
+
+
+def chosen() -> list[Cell]:
+    """Cells that hold every pair."""
+    return pairwise(list(STRATEGIES), list(FAMILIES), list(MODES), idle)
+
+
+def run_cell(bench: Bench, strategy: str, family: str, mode: str) -> Outcome:
+    """Run one cell.
+
+    Raises:
+        AssertionError: a promise does not hold; any other exception is a failure, too.
+    """
+    case = bench.case(strategy, family)
+    if idle(strategy, family):
+        return case.refused(errors.MissingImage)
+    return MODES[mode].run(case)
