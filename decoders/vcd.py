@@ -110,12 +110,18 @@ def noise_images(pixels: Tensor, step: int, schedule: str, seed: int) -> Tensor:
 
 
 def noise_image(image: Tensor, step: int, schedule: str, seed: int, drawn: Any = None) -> Tensor:
-    """A noised copy of one image; `drawn` is the family's `Adapter.drawn`, None where each pixel stands once."""
-    clean = image.detach().to("cpu", torch.float32)
+    """A noised copy of one image; `drawn` is the family's `Adapter.drawn`, None where each pixel stands once.
+
+    Of an image in crops `[crops, ...]` those at the end that only fill up a batch (all zero) stay as they are.
+    """
+    whole = image.detach().to("cpu", torch.float32)
+    filled = whole.flatten(1).any(dim=1).nonzero() if whole.dim() > 3 else whole.new_zeros(0)
+    clean = whole[: int(filled.max()) + 1] if len(filled) else whole
     generator = torch.Generator().manual_seed(seed_of(clean, seed))
 
     def normal(shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=generator)
 
     noise = normal(tuple(clean.shape)) if drawn is None else drawn(clean, normal)
-    return add_noise(clean, noise, step, schedule).to(image.device, image.dtype)
+    noised = torch.cat([add_noise(clean, noise, step, schedule), whole[len(clean) :]])
+    return noised.to(image.device, image.dtype)

@@ -74,7 +74,8 @@ def read_board(name: str) -> Board:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}"
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{name!r}{where} is no YAML: {what}.", "Mend it; conf/leaderboard/demo.yaml is one.") from error
+        hint = "Mend it; conf/leaderboard/demo.yaml is one."
+        raise ConfigError(f"{name!r}{where} is no YAML: {what}.", hint) from error
     if not isinstance(tree, dict) or not (tree.get("runs") or (tree.get("tasks") and tree.get("decoders"))):
         raise ConfigError(
             f"{name!r} is no leaderboard.",

@@ -14,6 +14,7 @@ from typing import Any
 from ..models.errors import SightlineError
 from .compare_captions import CHAIR
 from .compare_scales import MME, POPE, Material, Scale, Tally
+from .compare_texts import MEMO_TRAP, SHORT_ANSWERS, TRUTHFUL_QA
 from .errors import RecordError, unknown
 from .records import SampleRecord, read_part, read_samples
 from .score_captions import ground_truth
@@ -21,7 +22,7 @@ from .scoring import ScoringError
 from .scoring.checks import SampleId
 from .scoring.vocabulary import Vocabulary
 
-SCALES = {scale.name: scale for scale in (POPE, CHAIR, MME)}
+SCALES = {scale.name: scale for scale in (POPE, CHAIR, MME, SHORT_ANSWERS, MEMO_TRAP, TRUTHFUL_QA)}
 _SHOWN = 3
 
 
@@ -87,7 +88,7 @@ def read_answers(folder: Path, manifest: Mapping[str, Any], name: str, scorer: s
         folder: the run folder.
         manifest: its manifest.
         name: how messages call the run.
-        scorer: `pope`, `chair` or `mme`.
+        scorer: a name of `SCALES`.
         parser: the dialect that answers are read in.
 
     Raises:

@@ -82,7 +82,8 @@ def load(file: Path = FILE) -> Matrix:
     if held.pop("schema", None) != SCHEMA:
         raise DataError(f"{str(file)!r} is of another version.", "Run `make matrix`.")
     held.pop("counts", None)
-    return Matrix(**held | {"outcomes": [(kind, detail) for kind, detail in held["outcomes"]]})
+    held["outcomes"] = [(kind, detail) for kind, detail in held["outcomes"]]
+    return Matrix(**held)
 
 
 def picked(known: Sequence[str] | Mapping[str, Any], asked: Sequence[str] | None, what: str) -> list[str]:
@@ -119,13 +120,14 @@ def tabled(
     decoders: Sequence[str],
     families: Sequence[str],
     modes: Sequence[str],
-    marks: Mapping[str, str] = {},
+    marks: Mapping[str, str] | None = None,
 ) -> Table:
     """Part of the matrix as a table.
 
     Args:
         marks: signs in place of kinds.
     """
+    signs = marks or {}
     notes: dict[str, int] = {}
 
     def note(text: str) -> str:
@@ -138,7 +140,7 @@ def tabled(
             kind, detail = matrix.outcome(decoder, family, mode)
             groups.setdefault((kind, "" if kind == "equal" else detail.partition(";")[0]), []).append(decoder)
         most = max(groups, key=lambda group: (group[0] == "failed", len(groups[group])))
-        words = [marks.get(most[0], most[0])]
+        words = [signs.get(most[0], most[0])]
         for (kind, detail), those in groups.items():
             who = "" if len(groups) == 1 else f": {', '.join(those)}"
             if detail or (kind, detail) != most:

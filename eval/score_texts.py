@@ -52,11 +52,10 @@ def score_memo_trap(given: Given) -> Scores:
     Raises:
         ScoringError: a record is broken.
     """
-    measures: Measures = {"accuracy": obeyed, "margin": trap_margin}
     splits = _splits(given)
-    tables = {split: _table(records, measures) for split, records in splits.items()}
-    tables[MICRO] = _table([record for records in splits.values() for record in records], measures)
-    tables[MACRO] = _macro(splits, measures)
+    tables = {split: _table(records, MEMO) for split, records in splits.items()}
+    tables[MICRO] = _table([record for records in splits.values() for record in records], MEMO)
+    tables[MACRO] = _macro(splits, MEMO)
     return Scores(tables)
 
 
@@ -66,8 +65,7 @@ def score_truthful_qa(given: Given) -> Scores:
     Raises:
         ScoringError: a record is broken.
     """
-    measures: Measures = {name.upper(): _truth(name) for name in ("mc1", "mc2", "mc3")}
-    return Scores({split: _table(records, measures) for split, records in _splits(given).items()})
+    return Scores({split: _table(records, MC) for split, records in _splits(given).items()})
 
 
 def candidate_scores(record: Record) -> list[float]:
@@ -102,6 +100,10 @@ def _truth(name: str) -> Callable[[Record], float]:
         return getattr(truthfulness(true, false, gold["true"].index(gold["best"])), name)
 
     return value
+
+
+MEMO: Measures = {"accuracy": obeyed, "margin": trap_margin}
+MC: Measures = {name.upper(): _truth(name) for name in ("mc1", "mc2", "mc3")}
 
 
 def _splits(given: Given) -> dict[str, list[Record]]:

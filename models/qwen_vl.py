@@ -62,8 +62,8 @@ class QwenVLAdapter(Adapter):
         return [block.attn for block in self._inner.visual.blocks]
 
     def tower_pixels(self, inputs: Mapping[str, Any]) -> Sequence[Tensor]:
-        """The patches of each image, `[patches, ...]`."""
-        return self.split_images(inputs)
+        """The patches of each image, `[patches, ...]`, in the tower's precision, as the model hands them over."""
+        return [image.to(self.vision_tower.dtype) for image in self.split_images(inputs)]
 
     def packed_columns(self, inputs: Mapping[str, Any]) -> tuple[int, ...]:
         """The number of patches of each image."""

@@ -29,7 +29,6 @@ for module in (
             setattr(module, name, jaxtyped(function, typechecker=beartype))
 
 
-
 def pytest_addoption(parser):
     """`--matrix=all` runs every cell of tests/matrix; by default every pair is there."""
     default = os.environ.get("SIGHTLINE_MATRIX", "pairs")

@@ -19,7 +19,8 @@ CUT = "cut"
 OVERALL = (MEAN, TOTAL, POOLED, "all", "overall", FREE)
 LEVEL = 0.05
 AUC = measure("auc")
-_TASKS = {"pope": "POPE", "chair": "CHAIR", "mme": "MME", "amber": "AMBER", "nq": "NQ", "repope": "RePOPE"}
+_TASKS = {"pope": "POPE", "chair": "CHAIR", "mme": "MME", "amber": "AMBER", "repope": "RePOPE", "nq": "NQ"}
+_TWO_WORDS = {"nq swap": "NQ-Swap", "memo trap": "MemoTrap", "truthful qa": "TruthfulQA"}
 _MODE_LABELS = {"greedy": "Greedy decoding", "sample": "Sampling", "beam": "Beam search"}
 _UNSET = object()
 _NEUTRAL: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "length_penalty": 1.0, "max_new_tokens": None}
@@ -177,6 +178,9 @@ class Section:
 def task_title(task: str) -> str:
     """`pope_scenes` is read as `POPE scenes`."""
     words = task.replace("-", "_").split("_")
+    first = " ".join(words[:2]).lower()
+    if first in _TWO_WORDS:
+        return " ".join([_TWO_WORDS[first], *words[2:]])
     return " ".join([_TASKS.get(words[0].lower(), words[0]), *words[1:]])
 
 

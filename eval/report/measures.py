@@ -71,10 +71,14 @@ def _percent(key: str, label: str, meaning: str, better: Literal["higher", "lowe
 
 _KNOWN = (
     _percent("accuracy", "Accuracy", "share of right answers", "higher"),
-    _percent("exact_match", "Exact match", "share of answers equal to a gold answer", "higher"),
-    _percent("mc1", "MC1", "share of questions whose likeliest choice is right", "higher"),
-    _percent("mc2", "MC2", "probability on the right choices", "higher"),
-    _percent("mc3", "MC3", "share of right choices ranked above all wrong ones", "higher"),
+    _percent("em", "Exact match", "share of answers equal to a right answer", "higher"),
+    _percent("subspan_em", "Contained", "share of answers that contain a right answer", "higher"),
+    _percent("other_em", "From the other passage", "share of answers that are right in the other passage", "lower"),
+    _percent("other_subspan_em", "Contains the other", "share of answers that contain it", "lower"),
+    _percent("MC1", "MC1", "share of questions whose best answer beats every false one", "higher"),
+    _percent("MC2", "MC2", "probability on the true answers", "higher"),
+    _percent("MC3", "MC3", "share of true answers above the best false one", "higher"),
+    Measure("margin", "Margin", "log-probability of the asked ending over the best other", digits=2, better="higher"),
     Measure("score", "Score", "100 acc + 100 acc+ in each subtask, added up", digits=1, better="higher"),
     _percent("acc", "acc", "share of right answers", "higher"),
     _percent("acc_plus", "acc+", "share of images with both questions right", "higher"),
@@ -91,7 +95,7 @@ _KNOWN = (
     _percent("unparsed_rate", "Unparsed", "share of answers the strict parser cannot read as yes or no", "lower"),
 )
 MEASURES = {measure.key: measure for measure in _KNOWN}
-MAIN = ("accuracy", "exact_match", "mc1", "score", "CHAIRs", "CHAIRi", "f1")
+MAIN = ("accuracy", "em", "MC2", "score", "CHAIRs", "CHAIRi", "f1")
 
 
 def measure(key: str) -> Measure:

@@ -80,7 +80,7 @@ def _checked(run: Run) -> Answers:
     answers = read_answers(run.folder, run.manifest, run.name, run.scorer, run.parser)
     scale, tally = answers.scale, answers.tally
     tables = scale.figures(tally.parts, tally.counts.sum(axis=0))
-    for table in (scale.table, *tally.parts):
+    for table in tables.keys() & {scale.table, *tally.parts}:
         stated = run.score(table, scale.measure).value
         found = tables[table][scale.measure]
         if stated is not None and not abs(stated - float(found)) <= _TOLERANCE:

@@ -77,7 +77,7 @@ TEMPLATE = (
 """Images stand where the message has them."""
 
 
-RECIPE = Recipe(steps=1000, stop=600, rate=8e-4, warmup=50, attributes_from=0, measure_every=100, save_every=50)
+RECIPE = Recipe(steps=1000, stop=300, rate=8e-4, warmup=50, attributes_from=0, measure_every=100, save_every=50)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What `generate()` is asked for is looked at before it starts, and nothing of that stays behind; models inside PEFT."""
+"""What `generate()` is asked for is looked at before it starts; nothing of that stays behind. Models inside PEFT."""
 
 import copy
 import warnings
@@ -166,5 +166,5 @@ def test_virtual_tokens_are_refused(llama):
 
 
 def test_what_is_no_model_is_refused(llama):
-    with pytest.raises(errors.UnsupportedModel, match="model.module"):
+    with pytest.raises(errors.UnsupportedModel, match=r"model\.module"):
         adapter_for(torch.nn.Sequential(llama))

@@ -103,6 +103,18 @@ def test_noise_depends_on_the_image_and_the_seed_alone():
     assert not together.equal(noise_images(images, 500, "sigmoid", seed=1))
 
 
+def test_crops_that_fill_up_a_batch_change_nothing():
+    """LLaVA-NeXT cuts images into several crops, and gives crops of zeros to those of a batch that have fewer."""
+    crops = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    crops[1] = 0
+    padded = torch.cat([crops, torch.zeros(2, 3, 8, 8)])
+    alone, filled = (noise_images(each[None], 500, "sigmoid", seed=0)[0] for each in (crops, padded))
+    assert filled[:3].equal(alone)
+    assert not filled[3:].any()
+    assert alone[1].any()
+    assert noise_images(torch.zeros(1, 2, 3, 8, 8), 500, "sigmoid", seed=0).any()
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("alpha", -1), ("alpha", "strong"), ("alpha", math.nan), ("beta", 1.5), ("noise_step", 1000), ("noise_step", 2.5),

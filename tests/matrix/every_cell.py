@@ -6,12 +6,13 @@ import cache_modes
 import loop_modes
 from cells import IMAGES, STRATEGIES, Bench, Outcome
 from families import FAMILIES
-from modes import MODES
+from modes import MODES as ENTERED
 from selection import Cell, pairwise
 from sightline.models import errors
 
 PARTS = (loop_modes, cache_modes)
-"""Where the modes are entered."""
+MODES = {key: each for part in PARTS for key, each in ENTERED.items() if each.run.__module__ == part.__name__}
+"""In the order in which they are written."""
 
 
 def idle(strategy: str, family: str) -> bool:

@@ -37,7 +37,9 @@ def upside_down(self, input_ids, scores):
 FAULTS = {
     "branch rows are not reordered": (in_rows, "reordering", base_rows_alone, ("vcd", "llava", "beams")),
     "the contrast is left out": (VCD, "combine", lambda self, base, branches, step: base, ("vcd", "llava", "greedy")),
-    "the processor changes scores": (attachment.Attachment, "__call__", upside_down, ("cut_only", "llama", "processors")),
+    "the processor changes scores": (
+        attachment.Attachment, "__call__", upside_down, ("cut_only", "llama", "processors"),
+    ),
     "branch rows stay in the cache": (
         in_rows.RowsRunner, "release", lambda self, cache, rows: None, ("vcd", "llava", "dynamic_cache"),
     ),

@@ -6,9 +6,8 @@ which writes what each cell ended in to eval/matrix.json. `cells.py` says how a 
 
 import cells
 import pytest
-from every_cell import chosen, everything, idle, run_cell
+from every_cell import MODES, chosen, everything, idle, run_cell
 from families import FAMILIES
-from modes import MODES
 from selection import pairs_of, pairwise
 from sightline.decoders import names
 

@@ -33,7 +33,8 @@ def of_family(family: str) -> dict[tuple[str, str, str], tuple[str, str]]:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for name in ("transformers", "sightline"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     bench, found, start = Bench(), {}, time.perf_counter()
     for mode in MODES:
         for strategy in STRATEGIES:
