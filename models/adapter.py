@@ -192,7 +192,7 @@ class Adapter:
         if not self.image_inputs:
             raise MissingImage(
                 f"{who} contrasts images, and {type(self.model).__name__} takes none.",
-                "Use an image-text model, or a text strategy (see `sightline decoders`); for causalmm modality=language.",
+                "Use an image-text model or a text strategy (see `sightline decoders`; causalmm: modality=language).",
             )
         if inputs.get(self.image_inputs[0]) is None:
             raise MissingImage(

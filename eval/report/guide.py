@@ -51,8 +51,8 @@ def guide(found: Sequence[Section]) -> list[tuple[str, str]]:
             "Time is this decoder over plain greedy generate(), timed in turns on the same requests in one process. "
             "Rows and forwards are counted, not timed; greedy decoding has one of each. Rows are those that went "
             "through the text decoder over those of plain decoding; forwards are calls of it for each position of a "
-            "batch, so what a decoder does once for a batch (a description, a fork) weighs more the shorter the answers "
-            "are.",
+            "batch, so what a decoder does once for a batch (a description, a fork) weighs more the shorter the "
+            "answers are.",
         ),
     ]
     return parts

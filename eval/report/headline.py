@@ -252,7 +252,8 @@ def overall(found: Sequence[Section]) -> Finding:
         won = [f"a strategy beats its controls on {len(judged) - len(lost)} of {len(judged)} tasks"]
     elif lost:
         nothing = "nothing clearly does on" if won else "no strategy clearly beats its controls on"
-        won.append(f"{nothing} {listed(lost) if len(lost) <= _MOST else f'any of {len(lost)} tasks'}")
+        many = f"the other {len(lost)} tasks" if winners else f"any of {len(lost)} tasks"
+        won.append(f"{nothing} {listed(lost) if len(lost) <= _MOST else many}")
     title = where + ", and ".join(["; ".join(won[:-1]), won[-1]] if len(won) > 1 else won)
     return Finding(
         f"{title[0].upper()}{title[1:]}.",

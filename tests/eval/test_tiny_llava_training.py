@@ -164,7 +164,7 @@ def test_train_log_is_json_lines_and_goes_on(tmp_path):
 def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     """Stopped after a step and gone on with, it gives the same weights as in one go."""
     module = "sightline.eval.training.language_model"
-    monkeypatch.setattr(f"{module}.probe", lambda *_: {})
+    monkeypatch.setattr(f"{module}.probe", lambda *_, **__: {})
     plan = Plan(vision_steps=1, vision_images=2, language=Recipe(steps=2, images=2, measure_every=1, save_every=1))
     train(tmp_path / "once-out", tmp_path / "once", plan)
     with monkeypatch.context() as stopped:
