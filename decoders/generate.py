@@ -51,6 +51,11 @@ def attach(
     Raises:
         SightlineError: whatever the strategy lacks, before the first forward, with advice (see `models.errors`).
     """
+    if not hasattr(model, "generate"):
+        raise SightlineError(
+            f"The arguments are model, decoder, inputs; the first one is a {type(model).__name__}.",
+            "Give the model as transformers loads it.",
+        )
     strategy, adapter = as_strategy(decoder), adapter_for(model)
     request = Request(Given(inputs), adapter, processor, spans=spans)
     return Attachment(adapter, strategy, request, branching, trace=trace)

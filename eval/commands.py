@@ -221,15 +221,14 @@ def tasks(arguments: Sequence[str]) -> int:
 
 def matrix(arguments: Sequence[str]) -> int:
     """`sightline matrix [--decoder NAME...] [--family NAME...] [--mode NAME...] [--into FILE]`"""
+    parser = _parser("matrix", "Show how every decoder fared in every mode of generate() when the matrix was last run.")
+    for what in ("decoder", "family", "mode"):
+        parser.add_argument(f"--{what}", nargs="+", metavar="NAME", help="these alone")
+    parser.add_argument("--into", metavar="FILE", help="write the whole of it as a Markdown page")
+    given = parser.parse_args(list(arguments))
     tables = importlib.import_module(".matrix", __package__)
     listing = importlib.import_module(".listing", __package__)
     held = tables.load()
-    parser = _parser("matrix", "Show how every decoder fared in every mode of generate() when the matrix was last run.")
-    parser.add_argument("--decoder", nargs="+", metavar="NAME", help=f"of: {', '.join(held.decoders)}")
-    parser.add_argument("--family", nargs="+", metavar="NAME", help=f"of: {', '.join(held.families)}")
-    parser.add_argument("--mode", nargs="+", metavar="NAME", help=f"of: {', '.join(held.modes)}")
-    parser.add_argument("--into", metavar="FILE", help="write the whole of it as a Markdown page")
-    given = parser.parse_args(list(arguments))
     if given.into:
         listing.put_page(Path(given.into), tables.markdown(held))
         sys.stdout.write(f"{given.into}\n")

@@ -385,3 +385,25 @@ def test_generate_is_the_same_in_one_line(llava, inputs):
     )
     with pytest.raises(errors.SightlineError, match="model, decoder, inputs"):
         sightline.generate(llava, batch, "vcd")
+
+
+def test_arguments_in_another_order_are_named(llava, inputs):
+    batch = inputs()
+    with pytest.raises(errors.SightlineError, match="first one is a dict"):
+        sightline.attach(batch, "vcd", llava)
+    with pytest.raises(errors.SightlineError, match="second one is a dict"):
+        sightline.attach(llava, batch, "vcd")
+
+
+def test_nothing_of_a_trace_runs_unless_it_is_asked_for(llava, inputs, monkeypatch):
+    def asked(*_args, **_kwargs):
+        raise AssertionError("a trace was made")
+
+    for name in ("Tracer", "Moment", "looked", "traced"):
+        monkeypatch.setattr(f"sightline.decoders.attachment.{name}", asked)
+    batch = inputs((5, 8))
+    with sightline.attach(llava, VCD, batch) as processor:
+        assert not processor.plan.probes
+        llava.generate(**batch, logits_processor=[processor], max_new_tokens=3, do_sample=False)
+    with pytest.raises(AssertionError, match="a trace was made"):
+        sightline.trace(llava, VCD, batch, max_new_tokens=3, do_sample=False)

@@ -257,6 +257,20 @@ def test_a_shut_gate_is_plain_decoding_and_an_open_one_always_boosts(llava, proc
                 torch.testing.assert_close(scores, two.scores[step], atol=1e-5, rtol=1e-5)
 
 
+def test_a_trace_names_what_the_boost_ousted(llava, processor, ask):
+    inputs = ask(1)
+    settings = {"max_new_tokens": STEPS, "do_sample": False}
+    plain = llava.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :].tolist()
+    decoder = CGVLM(alpha=40.0, k=-1.0, layers=(0, 1, 2))
+    trace = sightline.trace(llava, decoder, inputs, processor=processor, **settings).tokens[0]
+    first = next(place for place, (mine, token) in enumerate(zip(trace, plain, strict=False)) if mine.token != token)
+    assert [token.ousted for token in trace[:first]] == [None] * first
+    assert trace[first].ousted == plain[first]
+    assert trace[first].gate
+    assert trace[first].ousted_chances.base > trace[first].chances.base
+    assert trace[first].ousted_chances.decoded < trace[first].chances.decoded
+
+
 def test_always_equals_naive(llava, processor, ask):
     """The bound has no sensor to rely on: every row from the last prompt token on is pushed."""
     batch = ask(3)
