@@ -118,6 +118,18 @@ def test_contrast_equals_the_reference(golden, number):
     torch.testing.assert_close(probs, torch.tensor(case["probs"]).view(1, -1), atol=1e-6, rtol=0)
 
 
+def test_steps_of_a_decoding_equal_the_reference(golden):
+    """The reference's defaults (alpha 2.5, beta 0.1) on three steps; the tokens are those of its greedy decoding."""
+    case, strategy = golden("avc")["decode_trace"], AVC(alpha=2.5, beta=0.1)
+    chosen = []
+    for base, blind, probs in zip(case["logits_original"], case["logits_blind"], case["probs_per_step"], strict=True):
+        base, blind, probs = (torch.tensor(each) for each in (base, blind, probs))
+        scores = strategy.combine(base, [blind], Step(0)).masked_fill(~strategy.keep(base, [blind], Step(0)), -torch.inf)
+        torch.testing.assert_close(scores.softmax(-1), probs, atol=1e-6, rtol=0)
+        chosen.append(int(scores.argmax()))
+    assert chosen == case["sequences"][0][1:]
+
+
 @torch.no_grad()
 def naive_avc(model, batch, strategy, steps=STEPS, pixels=None):
     """Greedy AVC: one row at a time, full attention maps, no cache; Python loops choose the tokens."""

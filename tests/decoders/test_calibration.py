@@ -28,6 +28,9 @@ def test_head_scores_equal_the_reference(golden):
             total += retrieval.copied(looked, ids, span, step["predicted_token"]) / (span[1] - span[0])
         torch.testing.assert_close(total, torch.tensor(sample["score_per_head"], dtype=torch.float32))
         trials.append(total)
+    for name, scores in vectors["head_counter"].items():
+        layer, head = map(int, name.split("-"))
+        assert [float(trial[layer, head]) for trial in trials] == pytest.approx(scores, abs=1e-6)
     ranked = calibration.rank(torch.stack(trials).mean(0))
     assert [[layer, head] for layer, head, _ in ranked] == vectors["ranked_heads"]
     for layer, head, score in ranked:
