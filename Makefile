@@ -68,6 +68,7 @@ tiny: install ## train the small models again from nothing (two cores: hours), a
 	$(BIN)/sightline calibrate model=tiny-llava what=threshold out=models/tiny/tiny-llava/cgvlm_threshold.json
 	$(BIN)/sightline calibrate model=tiny-llava what=inducing out=models/tiny/tiny-llava/inducing_heads.json
 	$(BIN)/python -m sightline.eval.training.tiny_instructblip --out models/tiny/tiny-instructblip
+	$(BIN)/python -m sightline.eval.training.tiny_qwen_vl --out models/tiny/tiny-qwen-vl
 	$(BIN)/python -m sightline.eval.training.tiny_llama --out models/tiny/tiny-llama
 	$(BIN)/sightline calibrate model=tiny-llama what=inducing out=models/tiny/tiny-llama/inducing_heads.json
 	$(BIN)/sightline calibrate model=tiny-llama what=detector out=models/tiny/tiny-llama/dagcd_detector.json

@@ -377,7 +377,7 @@ def test_images_are_needed_where_the_tower_is_edited(llama, llava, inputs):
     text = text_batch()
     for modality in ("vision", "multimodal"):
         for gamma in (0.0, 1.0):
-            with pytest.raises(errors.MissingImage, match="causalmm contrasts images"):
+            with pytest.raises(errors.MissingImage, match=f"causalmm .with modality={modality}. contrasts images"):
                 sightline.attach(llama, CausalMM(modality=modality, gamma=gamma), text)
         with pytest.raises(errors.MissingImage, match="pixel_values"):
             sightline.attach(llava, CausalMM(modality=modality), inputs() | {"pixel_values": None})
