@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 HEADS := decoder.num_heads=1,2,4,8
 
-.PHONY: help install demo tune tunemore tunetexts readme test check tiny matrix wheel clean
+.PHONY: help install demo leaderboard tune tunemore tunetexts readme test check tiny matrix wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -17,6 +17,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install ## run every decoder on tiny-llava over POPE, CHAIR and MME on scenes, and leave a report to open
+	$(BIN)/sightline leaderboard demo run.root=runs/demo
+
+leaderboard: install ## all decoders on all four small models; more than the demo, and longer
+	$(BIN)/sightline leaderboard images run.root=runs/images
 	$(BIN)/sightline leaderboard demo run.root=runs/demo
 
 tune: install ## choose hyper-parameters on validation scenes (docs/tuning.md)
@@ -64,11 +68,12 @@ check: install ## lint, format, type check, import layers
 
 tiny: install ## train the small models again from nothing (two cores: hours), and measure what strategies know of them
 	$(BIN)/python -m sightline.eval.training.tiny_llava --out models/tiny/tiny-llava
-	$(BIN)/sightline calibrate model=tiny-llava what=image out=models/tiny/tiny-llava/image_heads.json
-	$(BIN)/sightline calibrate model=tiny-llava what=threshold out=models/tiny/tiny-llava/cgvlm_threshold.json
-	$(BIN)/sightline calibrate model=tiny-llava what=inducing out=models/tiny/tiny-llava/inducing_heads.json
 	$(BIN)/python -m sightline.eval.training.tiny_instructblip --out models/tiny/tiny-instructblip
 	$(BIN)/python -m sightline.eval.training.tiny_qwen_vl --out models/tiny/tiny-qwen-vl
+	for model in tiny-llava tiny-instructblip tiny-qwen-vl; do \
+	  $(BIN)/sightline calibrate model=$$model what=image out=models/tiny/$$model/image_heads.json && \
+	  $(BIN)/sightline calibrate model=$$model what=threshold out=models/tiny/$$model/cgvlm_threshold.json && \
+	  $(BIN)/sightline calibrate model=$$model what=inducing out=models/tiny/$$model/inducing_heads.json || exit; done
 	$(BIN)/python -m sightline.eval.training.tiny_llama --out models/tiny/tiny-llama
 	$(BIN)/sightline calibrate model=tiny-llama what=inducing out=models/tiny/tiny-llama/inducing_heads.json
 	$(BIN)/sightline calibrate model=tiny-llama what=detector out=models/tiny/tiny-llama/dagcd_detector.json

@@ -1,7 +1,8 @@
 """Reads a leaderboard: which decoders are asked which tasks, in which generation modes.
 
     about: one or two sentences for the report
-    common: [model=tiny-llava]                      # overrides of every run
+    common: [run.cost_requests=12]                  # overrides of every run
+    models: [tiny-llava, tiny-qwen-vl]              # each is asked every task; without them, common or a task names one
     jobs: 2                                         # processes side by side, a thread each; 1 where it is left out
     tasks:                                          # the tasks, each with its own overrides
       pope_scenes: [run.limit=120]
@@ -11,8 +12,8 @@
       - {decoder: vcd, alpha: 1.0}
       - {decoder: shift, delta: -1.5, tasks: [pope_scenes]}
 
-Every decoder is asked every task in every mode, unless its entry names fewer. In place of tasks, modes and decoders, or
-beside them, `runs` may list the overrides of single runs.
+Every decoder is asked every task in every mode under every model, unless its entry names fewer. In place of tasks,
+modes and decoders, or beside them, `runs` may list the overrides of single runs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from .errors import ConfigError, unknown
 from .settings import MODES
 
 GROUP = "leaderboard"
-_PARTS = ("about", "common", "jobs", "tasks", "modes", "decoders", "runs")
+_PARTS = ("about", "common", "jobs", "models", "tasks", "modes", "decoders", "runs")
 
 
 @dataclass(frozen=True)
@@ -92,17 +94,17 @@ def read_board(name: str) -> Board:
 
 
 def _crossed(tree: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The runs of all decoders: task by task, so that a board that is stopped has whole tasks."""
+    """The runs of all decoders: task by task and model by model, so that a board that is stopped has whole ones."""
     asked = tree.get("tasks") or {}
     if not isinstance(asked, dict):
         raise ConfigError(f"tasks must map names to overrides, got {asked!r}.", "Such as pope_scenes: [run.limit=120].")
     modes = _chosen("mode", tree.get("modes") or ["greedy"], MODES)
+    models = [(f"model={name}",) for name in _list("models", tree.get("models"))] or [()]
     entries = [_entry(entry, asked, modes) for entry in _list("decoders", tree.get("decoders"))]
-    for task, own in asked.items():
-        for overrides, its_tasks, its_modes in entries:
-            if task in its_tasks:
-                for mode in its_modes:
-                    yield (f"task={task}", *_overrides(f"tasks.{task}", own), *overrides, f"generation={mode}")
+    for (task, own), model, (overrides, its_tasks, its_modes) in product(asked.items(), models, entries):
+        if task in its_tasks:
+            for mode in its_modes:
+                yield (f"task={task}", *_overrides(f"tasks.{task}", own), *model, *overrides, f"generation={mode}")
 
 
 def _entry(entry: Any, asked: Collection[str], modes: list[str]) -> tuple[tuple[str, ...], list[str], list[str]]:

@@ -38,6 +38,17 @@ def test_runs_share_one_model_and_end_in_a_report(board, tmp_path, monkeypatch, 
     assert {path.parent.name: path.read_bytes() for path in out.glob("*/metrics.json")} == kept
 
 
+def test_every_model_is_asked_every_task(tmp_path):
+    board = tmp_path / "board.yaml"
+    board.write_text("models: [a, b]\ntasks: {pope: [x=1], mme: []}\ndecoders: [{decoder: vcd}]\nmodes: [sample]\n")
+    assert read_board(str(board)).runs == (
+        ("task=pope", "x=1", "model=a", "decoder=vcd", "generation=sample"),
+        ("task=pope", "x=1", "model=b", "decoder=vcd", "generation=sample"),
+        ("task=mme", "model=a", "decoder=vcd", "generation=sample"),
+        ("task=mme", "model=b", "decoder=vcd", "generation=sample"),
+    )
+
+
 @pytest.mark.parametrize("name", boards())
 def test_packaged_boards_can_be_composed(name):
     found = read_board(name)
