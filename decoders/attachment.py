@@ -30,7 +30,7 @@ from ..models.errors import (
 )
 from .branching import Branching, choose
 from .contrast import cut, widen
-from .guard import check_cache, guarded
+from .guard import check_cache, check_prompt, guarded
 from .in_sequence import SequentialRunner
 from .layers import edited_vision, layer_states
 from .plan import Branch, Plan, Request, Step
@@ -74,6 +74,7 @@ class Attachment(LogitsProcessor):
         self.uncut: Tensor | None = None
         self.gates: list[Tensor] = []
         plan = self._prepared(request, adapter)
+        check_prompt(plan, adapter, strategy.key)
         self.plan: Plan = traced(plan, adapter, request.inputs) if trace else plan
         self.tracer = Tracer(*request.inputs["input_ids"].shape, end=adapter.end_tokens) if trace else None
         self._adapter = adapter

@@ -19,7 +19,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..models.prompts import batched
 from .contrast import extrapolate, plausible
 from .plan import Branch, Plan, Request, Step
 from .registry import register
@@ -57,7 +56,7 @@ class CAD(Strategy):
         ids, mask = request.inputs["input_ids"], request.inputs.get("attention_mask")
         kept = ~context if mask is None else ~context & mask.bool()
         rows = [row[keep].tolist() for row, keep in zip(ids, kept, strict=True)]
-        prompt = batched(rows, request.inputs, request.adapter.image_token_id)
+        prompt = request.adapter.batched(rows, request.inputs)
         return Plan((Branch("without context", prompt),), combines=True)
 
     def combine(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:

@@ -125,6 +125,21 @@ def _batches(who: str) -> UnsupportedMode:
     )
 
 
+def check_prompt(plan: Plan, adapter: Adapter, who: str) -> None:
+    """Refuse branches that share a prompt up to its last token, where all of it sees that token.
+
+    Raises:
+        UnsupportedMode: there is such a branch.
+    """
+    if adapter.whole_prompt and any(branch.fork for branch in plan.branches):
+        raise UnsupportedMode(
+            f"{who} edits from the last prompt token on, and in a {type(adapter.model).__name__} the tokens before it "
+            "see that token.",
+            "Use a strategy that shares no prompt (vcd, avc, causalmm, hicd); decore and its controls have "
+            "mask_prefill=true.",
+        )
+
+
 def check_cache(cache: Cache | None, plan: Plan, *, apart: bool, who: str) -> None:
     """Refuse caches in which the rows of branches would have no place.
 

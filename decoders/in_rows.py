@@ -142,6 +142,10 @@ class RowsRunner(Runner):
         joined["attention_mask"] = pad_left([s.grown_mask(rows, generated) for s in streams], width).to(base.device)
         positions = [stream.positions(rows, generated, axes_of(kwargs)) for stream in streams]
         joined["position_ids"] = pad_positions(positions, width)[..., -columns:].to(base.device)
+        if not past:
+            image = pad_left([s.image.repeat_interleave(rows // len(s.image), dim=0) for s in streams], self.longest)
+            fresh = cache if self._spare is None else self._spare
+            joined["attention_mask"] = self.adapter.prompt_mask(joined, image.to(base.device), fresh)
         return joined
 
     def _fork(self, joined: dict[str, Any], cache: Cache, ready: Sequence[int]) -> dict[str, Any]:

@@ -96,7 +96,8 @@ class SequentialRunner(Runner):
         if not self._current:
             return kwargs
         stream, cache = self.streams[self._current], self.caches[self._current]
-        kwargs = {**kwargs, "past_key_values": cache}
+        # an owner that makes masks itself made them for a cache that the base has filled since
+        kwargs = {**kwargs, "past_key_values": cache, "attention_mask": self._called.get("attention_mask")}
         if stream.fork and self._last_only:
             return split_last(kwargs)[1]
         if self._past == 0:
@@ -111,4 +112,7 @@ class SequentialRunner(Runner):
             kwargs["attention_mask"] = stream.grown_mask(rows, generated).to(base.device)
             positions = stream.positions(rows, generated, axes_of(kwargs)).to(base.device)
             kwargs["position_ids"] = positions[..., -columns_of(kwargs).shape[1] :]
+            if not self._past:
+                image = stream.image.repeat_interleave(rows // len(stream.image), dim=0).to(base.device)
+                kwargs["attention_mask"] = self.adapter.prompt_mask(kwargs, image, cache)
         return kwargs

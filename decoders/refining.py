@@ -87,7 +87,8 @@ class Refiner:
     def _read(self, runner: Runner, prompt: Mapping[str, Any], shadow: Cache | None) -> Reading:
         """The last row of another prompt, from the prefix it shares with the base's where that is possible."""
         ids, mask = prompt["input_ids"], prompt["attention_mask"]
-        same = not any(name in prompt for name in self._adapter.words_inputs)  # else the image is seen otherwise, too
+        words = any(name in prompt for name in self._adapter.words_inputs)  # then the image is seen otherwise, too
+        same = not words and not self._adapter.whole_prompt
         shared = self._shared(ids, mask, runner.streams[0]) if same else None
         if shadow is not None and shared is not None:
             return self._read_on(runner, prompt, copy.copy(shadow), shared)

@@ -107,7 +107,7 @@ def _scores(attachment: Attachment, adapter: Adapter, inputs: Mapping[str, Any],
             attachment.score_last(length)
             cuts = "logits_to_keep" in inspect.signature(adapter.owner.forward).parameters
             kept = {"logits_to_keep": length} if cuts else {}
-            _generate(adapter, extended(inputs, ids[:, :-1]), [attachment], use_cache=False, **kept)
+            _generate(adapter, extended(inputs, ids[:, :-1], adapter.new_type), [attachment], use_cache=False, **kept)
     scores = torch.cat([logits[:, -length:] for logits in heard], dim=1)
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
@@ -130,15 +130,15 @@ def _listening(adapter: Adapter) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def extended(inputs: Mapping[str, Any], ids: Tensor) -> dict[str, Any]:
-    """Model inputs whose prompts go on with `ids` `[batch, length]`."""
+def extended(inputs: Mapping[str, Any], ids: Tensor, new_type: int = 0) -> dict[str, Any]:
+    """Model inputs whose prompts go on with `ids` `[batch, length]`, tokens of type `new_type`."""
     prompt = inputs["input_ids"]
     mask = inputs.get("attention_mask")
     mask = torch.ones_like(prompt) if mask is None else mask
     grown = {"input_ids": torch.cat([prompt, ids], 1), "attention_mask": torch.cat([mask, mask.new_ones(ids.shape)], 1)}
     for name in _PER_TOKEN:
         if inputs.get(name) is not None:
-            grown[name] = torch.cat([inputs[name], inputs[name].new_zeros(ids.shape)], 1)
+            grown[name] = torch.cat([inputs[name], inputs[name].new_full(ids.shape, new_type)], 1)
     return {**inputs, **grown}
 
 

@@ -169,7 +169,8 @@ def _retrieval(loaded: Loaded, asked: Asked) -> str:
     if data == FACTS:
         hidden = {"needles": facts_needles(), "story": facts_story}
         options.setdefault("max_new_tokens", FACT_TOKENS)
-    settings = Detection(**{"lengths": _lengths(loaded)} | options)
+    options.setdefault("lengths", _lengths(loaded))
+    settings = Detection(**options)
     ranking = detect(loaded.adapter, loaded.processor, settings, name=asked.model.title, track=track, **hidden)
     return _ranked(ranking, asked, f"{ranking.settings['trials_kept']} trials")
 

@@ -31,8 +31,10 @@ def _tally(material: Material, measures: Measures) -> Tally:
         values = [measure(line) for measure in measures.values()]
         known = [not math.isnan(value) for value in values]
         counts[row[record.image_id], column[record.split]] += [*np.where(known, values, 0), *known]
-    asked = counts[:, :, len(measures) :].any(axis=-1)
-    return Tally(groups, parts, counts, ["/".join(np.array(parts)[own]) for own in asked])
+    asked: dict[str, set[str]] = {group: set() for group in groups}
+    for record in material.records:
+        asked[record.image_id].add(record.split)
+    return Tally(groups, parts, counts, ["/".join(sorted(asked[group])) for group in groups])
 
 
 def _figures(parts: Sequence[str], sums: Floats, measures: Measures, summed: Mapping[str, str]) -> Tables:

@@ -18,7 +18,7 @@ from .attention import LayerState, installed
 from .blanks import blank_tokens
 from .descriptions import Descriptions, describe
 from .errors import InvalidPrompt, MissingImage, SelfCheckFailed, UnsupportedModel
-from .prompts import reworded, runs, text_ids, unpadded, without_image
+from .prompts import batched, reworded, runs, text_ids, unpadded, without_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -263,6 +263,30 @@ class Adapter:
         """
         return None
 
+    @property
+    def whole_prompt(self) -> bool:
+        """True where tokens of a prompt see later ones, so that a prompt cannot be run in two parts."""
+        return False
+
+    @property
+    def new_type(self) -> int:
+        """Token type of what follows a prompt, in families that tell tokens apart."""
+        return 0
+
+    def prompt_mask(self, call: Mapping[str, Any], image: Tensor, cache: Any) -> Any:
+        """What the decoder is to get as its mask where prompts of different lengths, padded, are run whole.
+
+        Args:
+            call: of the decoder: embeddings `[rows, columns, hidden]`, positions, padding mask `[rows, columns]`.
+            image: which columns of the padded prompts hold image tokens, `[rows, length]` of bool; columns behind
+                them, if any, hold what was generated.
+            cache: that the call fills; None without one.
+
+        Returns:
+            The padding mask, of which decoders make causal masks, or masks that are ready to use.
+        """
+        return call["attention_mask"]
+
     def split_images(self, inputs: Mapping[str, Any]) -> list[Tensor]:
         """The pixels of each image of a batch, in order, as the model takes them; see `joined_images`."""
         return list(inputs[self.image_inputs[0]])
@@ -297,6 +321,10 @@ class Adapter:
             special: add what the tokenizer puts around every text by default (BOS for the Llama family).
         """
         return text_ids(text, processor, self.image_token_id, special=special)
+
+    def batched(self, rows: Sequence[Sequence[int]], like: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Prompts given as ids, as model inputs padded on the left; with token types if `like` has them."""
+        return batched(rows, like, self.image_token_id)
 
     def reworded(self, inputs: Mapping[str, Any], processor: Any, text: str) -> dict[str, Tensor]:
         """The prompts of a batch with another instruction: one user turn of the row's images and `text`.

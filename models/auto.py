@@ -21,7 +21,9 @@ from transformers import (
     PretrainedConfig,
 )
 
-from .errors import ModelNotFound, UnsupportedModel
+from .auto_image_text import KNOWN, AutoImageTextAdapter
+from .errors import MissingProcessor, ModelNotFound
+from .image_only import image_only, needs_image_only
 from .instructblip import InstructBlipAdapter
 from .llava import LlavaAdapter
 from .qwen_vl import QwenVLAdapter
@@ -40,8 +42,10 @@ FAMILIES: dict[str, type[Adapter]] = {
     **dict.fromkeys(("llava", "llava_next", "llava_onevision"), LlavaAdapter),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), QwenVLAdapter),
     "instructblip": InstructBlipAdapter,
+    **dict.fromkeys(KNOWN, AutoImageTextAdapter),
 }
-"""`config.model_type` -> adapter of image-text models; every other decoder-only model is served as text."""
+"""`config.model_type` -> adapter of image-text models; other image-text models get `AutoImageTextAdapter`, for what it
+can tell of them, and every other decoder-only model is served as text."""
 
 SHIPPED = Path(__file__).parent / "tiny"
 _ADAPTERS: WeakKeyDictionary[nn.Module, Adapter] = WeakKeyDictionary()
@@ -58,13 +62,8 @@ def adapter_for(model: PreTrainedModel) -> Adapter:
     if model not in _ADAPTERS:
         model_type = model.config.model_type
         refuse(model.config.to_dict(), trust_remote_code=True)
-        if model_type in FAMILIES:
-            _ADAPTERS[model] = FAMILIES[model_type](model)
-        elif getattr(model.config, "vision_config", None) is not None:
-            served = ", ".join(sorted(FAMILIES))
-            raise UnsupportedModel(f"Image-text models of type {model_type!r} are not served.", f"Served: {served}.")
-        else:
-            _ADAPTERS[model] = TextAdapter(model)
+        visual = getattr(model.config, "vision_config", None) is not None
+        _ADAPTERS[model] = FAMILIES.get(model_type, AutoImageTextAdapter if visual else TextAdapter)(model)
     return _ADAPTERS[model]
 
 
@@ -123,6 +122,7 @@ def load(
 
     Raises:
         ModelNotFound: no such files here or at the hub; says how to get them and how to point to a folder.
+        MissingProcessor: its processor needs a package that is not installed.
         UnsupportedModel: the checkpoint's family is not served.
     """
     source = str(SHIPPED / name) if (SHIPPED / name / "config.json").is_file() else name
@@ -133,11 +133,6 @@ def load(
         refuse(PretrainedConfig.get_config_dict(source, revision=revision)[0], trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(source, **common)
         visual = getattr(config, "vision_config", None) is not None
-        if visual and config.model_type not in FAMILIES:
-            served = ", ".join(sorted(FAMILIES))
-            raise UnsupportedModel(
-                f"Image-text models of type {config.model_type!r} are not served.", f"Served: {served}."
-            )
         wide = getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
         model = (AutoModelForImageTextToText if visual else AutoModelForCausalLM).from_pretrained(
             source, dtype=wide, use_safetensors=True, **common
@@ -145,12 +140,19 @@ def load(
         reader: Any = AutoProcessor if visual else AutoTokenizer
         if needs_image_only_processor(config.model_type):
             reader = image_only_processor(config.model_type)
+        elif needs_image_only(config.model_type):
+            reader = image_only(config.model_type)
         processor = reader.from_pretrained(source, **common)
+    except ImportError as error:
+        raise MissingProcessor(
+            f"The processor of {name!r} needs a package that is not here: {_first_line(error)}",
+            "Install what it names (pip install torchvision), or load model and processor apart and use `adapter_for`.",
+        ) from error
     except OSError as error:
         raise _not_found(name, error) from error
     getattr(processor, "tokenizer", processor).padding_side = "left"
     if visual:
-        FAMILIES[config.model_type].fit(processor)
+        FAMILIES.get(config.model_type, AutoImageTextAdapter).fit(processor)
     loaded: Any = model.eval()
     return Loaded(name, loaded.to(_device(device)), processor, source)
 

@@ -117,8 +117,12 @@ def text_ids(text: str, processor: Any, image_token: int | None, *, special: boo
     return [each for one in ids for each in (halves if one == image_token else [one])]
 
 
-def _prompt_ids(processor: Any, text: str, images: int) -> list[int]:
-    """The chat template's prompt for one user turn, ready to be answered, with one placeholder for each image."""
+def rendered(processor: Any, text: str, images: int) -> str:
+    """The chat template's prompt for one user turn, ready to be answered, with one placeholder for each image.
+
+    Raises:
+        MissingChatTemplate: the processor has none.
+    """
     if not getattr(processor, "chat_template", None):
         raise MissingChatTemplate(
             f"{type(processor).__name__} of this model has no chat template, so a prompt of the strategy's own cannot "
@@ -129,6 +133,12 @@ def _prompt_ids(processor: Any, text: str, images: int) -> list[int]:
     parts = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
     content = text if tokenizer is processor else parts  # templates of text models take strings alone
     turns = [{"role": "user", "content": content}]
-    prompt: str = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+
+def _prompt_ids(processor: Any, text: str, images: int) -> list[int]:
+    """`rendered`, tokenised."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    prompt = rendered(processor, text, images)
     start = tokenizer.bos_token
     return tokenizer.encode(prompt, add_special_tokens=not (start and prompt.startswith(start)))

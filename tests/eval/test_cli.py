@@ -188,7 +188,7 @@ def test_capabilities_as_a_table_of_markdown(command, tmp_path):
     code, table, _ = command("decoders", "--markdown")
     assert code == 0
     assert "| `vcd` | VCD | strategy | yes | - | - | - | 1 | any | - |" in table
-    assert "| `greedy` | Greedy | control | - | - | - | - | greedy | - |" in table
+    assert "| `greedy` | Greedy | control | - | - | - | - | - | greedy | - |" in table
     assert len({line.count("|") for line in table.splitlines()}) == 1
     file = tmp_path / "page.md"
     file.write_text(f"# Before\n{listing.BEGIN}\nold\n{listing.END}\nAfter\n")

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from sightline.models import adapter_for, errors
 from transformers import ContinuousBatchingConfig, DynamicCache
 
-FP8 = 0.5
+FP8 = 1.0
 """How far logits may be from those without a quantised cache, in standard deviations of a row of logits."""
 BF16 = 0.5
 """How far logits in bfloat16 may be from those in float64, the same tokens forced, in the same measure."""
@@ -84,11 +84,14 @@ def _quantised(case: Case, backend: str) -> Outcome:
 
 
 def _soft(case: Case) -> Case:
-    """The case with parameters under which small differences of logits stay small: no rank, no threshold, few words."""
+    """The case with parameters under which small differences of logits stay small.
+
+    No rank, no threshold, few words, and no contrast stronger than 1, which adds the differences of base and branch up.
+    """
     changes: dict[str, Any] = {
         "dagcd": {"gating": "soft", "top_rank": 96},
         "code": {"desc_max_new_tokens": 1},
-    }
+    } | {name: {"alpha": 1.0} for name in ("avc", "iava", "hicd", "cad", "decore", "random_heads")}
     if case.strategy != "avc+decore":
         return replace(case, decoder=replace(case.decoder, **changes.get(case.strategy, {})))
     together: Any = case.decoder

@@ -43,6 +43,9 @@ NEUTRAL = {
     "cgvlm": lambda heads: sightline.CGVLM(alpha=0.0),
     "cad": lambda heads: sightline.CAD(alpha=0.0),
     "dagcd": lambda heads: sightline.DAGCD(alpha=0.0, detector=heads.replace("heads.json", "own.json")),
+    "masked_only": lambda heads: sightline.decoders.build("masked_only", {"num_heads": 0, "heads": heads}),
+    "cut_only": lambda heads: sightline.decoders.build("cut_only", {"beta": 0.0}),
+    "shift": lambda heads: sightline.decoders.build("shift", {"delta": 0.0}),
     "vcd+avc": lambda heads: sightline.Together((sightline.VCD(alpha=0, beta=0), sightline.AVC(alpha=0, beta=0))),
 }
 MODES = {
