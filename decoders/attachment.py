@@ -235,7 +235,8 @@ class Attachment(LogitsProcessor):
         if self.stats.forwards:
             return
         apart = isinstance(self._running, SequentialRunner)
-        check_cache(kwargs.get("past_key_values"), self.plan, apart=apart, who=self.strategy.key)
+        cache, width = kwargs.get("past_key_values"), self._running.width
+        check_cache(cache, self.plan, width=width, apart=apart, who=self.strategy.key)
         self._attached.check(kwargs, scored=bool(self._scored))
 
     def _image_hooks(self) -> list[RemovableHandle]:

@@ -140,17 +140,19 @@ def check_prompt(plan: Plan, adapter: Adapter, who: str) -> None:
         )
 
 
-def check_cache(cache: Cache | None, plan: Plan, *, apart: bool, who: str) -> None:
+def check_cache(cache: Cache | None, plan: Plan, *, width: int, apart: bool, who: str) -> None:
     """Refuse caches in which the rows of branches would have no place.
 
     Args:
         cache: what `generate()` starts with; None without one.
         plan: of the strategy.
+        width: columns of the prompt.
         apart: each branch has a cache of its own (sequential branching).
         who: key of the strategy.
 
     Raises:
-        UnsupportedMode: it holds tokens already, or is quantised in a way that branches cannot share.
+        UnsupportedMode: it holds tokens already, is static with a window that a forked prompt does not fit, or is
+            quantised in a way that branches cannot share.
     """
     if cache is None:
         return
@@ -159,6 +161,12 @@ def check_cache(cache: Cache | None, plan: Plan, *, apart: bool, who: str) -> No
             f"{who}: the given past_key_values hold {cache.get_seq_length()} tokens already, and its branches would "
             "not know them.",
             "Pass the whole prompt without past_key_values.",
+        )
+    windows = [layer.max_cache_len for layer in cache.layers if layer.is_sliding] if cache.is_compileable else []
+    if any(branch.fork for branch in plan.branches) and width > min(windows, default=width):
+        raise UnsupportedMode(
+            f"{who} shares a prefill of {width} tokens, and a static cache with a window of {min(windows)} drops some.",
+            "Generate without cache_implementation='static'.",
         )
     if not any(hasattr(layer, "_quantized_keys") for layer in cache.layers):
         return

@@ -41,8 +41,9 @@ def models() -> str:
         rows.append((name, str(fields.path or "model.path=..."), str(fields.dtype)))
         below.append([file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")])
     families = ", ".join(sorted(FAMILIES))
+    served = textwrap.fill(f"Image-text families served: {families}.", WIDTH, break_on_hyphens=False)
     return _blocks(("model", "path", "dtype"), rows, below) + (
-        f"\nImage-text families served: {families}.\nText models: any decoder-only model of transformers.\n"
+        f"\n{served}\nText models: any decoder-only model of transformers.\n"
     )
 
 
@@ -69,14 +70,14 @@ def strategies() -> str:
     rows = [(name, *capabilities(cls).values()) for name, cls in found.items()]
     below = [[_first(cls), _params(cls)] for cls in found.values()]
     return _blocks(("decoder", *CAPABILITIES), rows, below) + (
-        "\nimage, attention, processor: what it needs; branches: rows beside the base row, at most.\n"
+        "\nimage, context, attention, processor: what it needs; branches: rows beside the base row, at most.\n"
         "Set parameters with decoder.NAME=VALUE. A control is there to keep the strategies honest.\n"
     )
 
 
 def matrix() -> str:
     """The same capabilities as a Markdown table."""
-    heads = ("decoder", "", "kind", "needs an image", "needs attention", "needs the processor", "branches",
+    heads = ("decoder", "", "kind", "needs an image", "needs a context", "needs attention", "needs the processor", "branches",
              "generation modes", "calibration")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in decoders.names():

@@ -34,6 +34,8 @@ def dynamic_cache(case: Case) -> Outcome:
 @mode("static cache", "greedy")
 def static_cache(case: Case) -> Outcome:
     settings = {"cache_implementation": "static", "disable_compile": True}
+    if case.strategy in FORKS and case.name == "mistral_window":
+        return case.refused(errors.UnsupportedMode, **settings)
     if case.strategy in ASIDE:
         try:
             same(case.both(**settings), case.default)
