@@ -31,7 +31,6 @@ from ..models.errors import (
 from .branching import Branching, choose
 from .contrast import cut, widen
 from .guard import check_cache, check_prompt, guarded
-from .in_sequence import SequentialRunner
 from .layers import edited_vision, layer_states
 from .plan import Branch, Plan, Request, Step
 from .readings import base_probes, looked
@@ -234,9 +233,7 @@ class Attachment(LogitsProcessor):
         self._running.owner_kwargs = kwargs
         if self.stats.forwards:
             return
-        apart = isinstance(self._running, SequentialRunner)
-        cache, width = kwargs.get("past_key_values"), self._running.width
-        check_cache(cache, self.plan, width=width, apart=apart, who=self.strategy.key)
+        check_cache(kwargs.get("past_key_values"), self.plan, self._running, self.strategy.key)
         self._attached.check(kwargs, scored=bool(self._scored))
 
     def _image_hooks(self) -> list[RemovableHandle]:

@@ -17,7 +17,9 @@ from transformers.cache_utils import Cache
 
 from ..models.adapter import Adapter
 from ..models.errors import UnsupportedMode
+from .in_sequence import SequentialRunner
 from .plan import Plan
+from .runner import Runner
 
 DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 """Arguments that have tokens drafted and verified several at a time."""
@@ -140,14 +142,13 @@ def check_prompt(plan: Plan, adapter: Adapter, who: str) -> None:
         )
 
 
-def check_cache(cache: Cache | None, plan: Plan, *, width: int, apart: bool, who: str) -> None:
+def check_cache(cache: Cache | None, plan: Plan, runner: Runner, who: str) -> None:
     """Refuse caches in which the rows of branches would have no place.
 
     Args:
         cache: what `generate()` starts with; None without one.
         plan: of the strategy.
-        width: columns of the prompt.
-        apart: each branch has a cache of its own (sequential branching).
+        runner: of its streams.
         who: key of the strategy.
 
     Raises:
@@ -162,20 +163,22 @@ def check_cache(cache: Cache | None, plan: Plan, *, width: int, apart: bool, who
             "not know them.",
             "Pass the whole prompt without past_key_values.",
         )
-    windows = [layer.max_cache_len for layer in cache.layers if layer.is_sliding] if cache.is_compileable else []
+    layers: list[Any] = cache.layers
+    windows = [layer.max_cache_len for layer in layers if layer.is_sliding] if cache.is_compileable else []
+    width = runner.width
     if any(branch.fork for branch in plan.branches) and width > min(windows, default=width):
         raise UnsupportedMode(
             f"{who} shares a prefill of {width} tokens, and a static cache with a window of {min(windows)} drops some.",
             "Generate without cache_implementation='static'.",
         )
-    if not any(hasattr(layer, "_quantized_keys") for layer in cache.layers):
+    if not any(hasattr(layer, "_quantized_keys") for layer in layers):
         return
     if any(branch.twin for branch in plan.branches):
         raise UnsupportedMode(
             f"{who} writes the keys and values of one row into another, which a quantised cache does not allow.",
             "Generate without cache_implementation='quantized'.",
         )
-    if plan.branches and not apart:
+    if plan.branches and not isinstance(runner, SequentialRunner):
         raise UnsupportedMode(
             f"{who}: in a quantised cache the rows of base and branches would share a scale, or not be told apart.",
             "Attach with branching='sequential', or generate without cache_implementation='quantized'.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class RowsRunner(Runner):
 
     def before(self, kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
         self.open_again(cache)
+        self.check_pieces(kwargs, past, cache)
         kwargs = self.embedded(kwargs) if past == 0 else kwargs
         self._called = kwargs, past, cache
         ready = [place for place, stream in enumerate(self.streams) if not stream.pending]
@@ -140,7 +141,8 @@ class RowsRunner(Runner):
             each = [stream.columns(entering, past, self.width) for stream in streams]
             joined = self.adapter.entered(joined, pad_left(each, columns))
         joined["attention_mask"] = pad_left([s.grown_mask(rows, generated) for s in streams], width).to(base.device)
-        positions = [stream.positions(rows, generated, axes_of(kwargs)) for stream in streams]
+        first, axes = self.adapter.first_position, axes_of(kwargs)
+        positions = [stream.positions(rows, generated, axes) + first for stream in streams]
         joined["position_ids"] = pad_positions(positions, width)[..., -columns:].to(base.device)
         if not past:
             image = pad_left([s.image.repeat_interleave(rows // len(s.image), dim=0) for s in streams], self.longest)
@@ -155,6 +157,9 @@ class RowsRunner(Runner):
             self._announce(prefilled, self.width - 1)
             self.adapter.decoder(**take_streams(first, [ready.index(place) for place in prefilled], len(ready)))
         each = rows_of(joined) // len(ready)
+        if isinstance(last["attention_mask"], Mapping):  # made for the whole prompt, and windows have moved on
+            seen = [self.streams[place].grown_mask(each, 0) for place in ready]
+            last["attention_mask"] = pad_left(seen, self.longest).to(columns_of(last).device)
         sources = [prefilled.index(place) if place in prefilled else 0 for place in ready]
         select_cache_rows(cache, torch.cat([torch.arange(each) + each * source for source in sources]))
         return last

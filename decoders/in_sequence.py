@@ -29,6 +29,9 @@ class SequentialRunner(Runner):
 
     def before(self, kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
         self.open_again(cache)
+        self.check_pieces(kwargs, past, cache)
+        if self.asides and cache is not None and not past:
+            self.check_whole_prompt(kwargs, "A branch of another length")
         self._past, self._columns, self._last_only = past, columns_of(kwargs).shape[1], False
         if self.pending:
             kwargs = self.embedded(kwargs)
@@ -89,7 +92,14 @@ class SequentialRunner(Runner):
             if stream.fork and target is not None:
                 target.layers = copy.deepcopy(cache.layers)
         self._last_only = True
-        return last
+        return self._windowed(last, 0)
+
+    def _windowed(self, last: dict[str, Any], place: int) -> dict[str, Any]:
+        """A call of the last prompt token with a padding mask in place of masks for windows, which have moved on."""
+        if not isinstance(last["attention_mask"], Mapping):
+            return last
+        mask = self.streams[place].grown_mask(rows_of(last), 0)
+        return {**last, "attention_mask": mask.to(columns_of(last).device)}
 
     def inner(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The decoder call of the current branch, made from the base's call repeated by the owner."""
@@ -99,7 +109,7 @@ class SequentialRunner(Runner):
         # an owner that makes masks itself made them for a cache that the base has filled since
         kwargs = {**kwargs, "past_key_values": cache, "attention_mask": self._called.get("attention_mask")}
         if stream.fork and self._last_only:
-            return split_last(kwargs)[1]
+            return self._windowed(split_last(kwargs)[1], self._current)
         if self._past == 0:
             kwargs = self.embedded(kwargs)
         base, rows = columns_of(kwargs), rows_of(kwargs)
@@ -110,7 +120,7 @@ class SequentialRunner(Runner):
             self.check_aside(None if self._past else cache)
             generated = self._past + base.shape[1] - self.width
             kwargs["attention_mask"] = stream.grown_mask(rows, generated).to(base.device)
-            positions = stream.positions(rows, generated, axes_of(kwargs)).to(base.device)
+            positions = stream.positions(rows, generated, axes_of(kwargs)).to(base.device) + self.adapter.first_position
             kwargs["position_ids"] = positions[..., -columns_of(kwargs).shape[1] :]
             if not self._past:
                 image = stream.image.repeat_interleave(rows // len(stream.image), dim=0).to(base.device)

@@ -215,6 +215,11 @@ class Runner(ABC):
                 "Generate without prefill_chunk_size.",
             )
 
+    def check_pieces(self, kwargs: Mapping[str, Any], past: int, cache: Cache | None) -> None:
+        """Refuse a prefill in chunks where tokens of a prompt see later ones."""
+        if self.adapter.whole_prompt and cache is not None and not past:
+            self.check_whole_prompt(kwargs, "A prompt whose tokens all see each other")
+
     def check_aside(self, cache: Cache | None) -> None:
         """Refuse, for branches of another length, caches made for the base's length."""
         if cache is not None and cache.is_compileable and self.longest > self.width:

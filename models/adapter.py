@@ -269,6 +269,11 @@ class Adapter:
         return False
 
     @property
+    def first_position(self) -> int:
+        """Position of a prompt's first token, as `generate()` counts."""
+        return 0
+
+    @property
     def new_type(self) -> int:
         """Token type of what follows a prompt, in families that tell tokens apart."""
         return 0

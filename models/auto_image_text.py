@@ -124,7 +124,9 @@ class AutoImageTextAdapter(Adapter):
         """
         found = [m for m in self._tower.modules() if any(hasattr(m, name) for name in ("q_proj", "qkv", "qkv_proj"))]
         if len(found) != int(getattr(self._tower.config, "num_hidden_layers", 0)):
-            raise self._unsupported("does not show one attention module per layer of its tower", "leaves the tower alone")
+            raise self._unsupported(
+                "does not show one attention module per layer of its tower", "leaves the tower alone"
+            )
         return found
 
     @property
@@ -181,6 +183,11 @@ class AutoImageTextAdapter(Adapter):
         return self._masks in ("prefix", "own")
 
     @property
+    def first_position(self) -> int:
+        """1 for PaliGemma."""
+        return int(self._type == "paligemma")
+
+    @property
     def new_type(self) -> int:
         """1 for PaliGemma: what is generated does not belong to the prefix."""
         return int(self._masks == "prefix")
@@ -228,7 +235,9 @@ class AutoImageTextAdapter(Adapter):
             UnsupportedModel: the type is not among `KNOWN`.
         """
         if self._known is None:
-            raise self._unsupported("puts images into a prompt in a way that is not known", "needs no prompt of its own")
+            raise self._unsupported(
+                "puts images into a prompt in a way that is not known", "needs no prompt of its own"
+            )
         rows = worded_rows(self._type, unpadded(inputs), processor, text, int(self.image_token_id or 0))
         return self.batched(rows, inputs)
 
@@ -243,7 +252,9 @@ class AutoImageTextAdapter(Adapter):
             return super().images_of(inputs)
         given = {name: inputs[name] for name in ("pixel_values", *self.image_layout) if inputs.get(name) is not None}
         tokens = [int((row == self.image_token_id).sum()) for row in rows]
-        counts = [1] * len(rows) if self._known.rows else [count * len(pixels) // max(sum(tokens), 1) for count in tokens]
+        counts = (
+            [1] * len(rows) if self._known.rows else [count * len(pixels) // max(sum(tokens), 1) for count in tokens]
+        )
         even = self._known.rows or all(n * len(pixels) == c * sum(tokens) for n, c in zip(tokens, counts, strict=True))
         if sum(counts) != len(pixels) or not even:
             raise InvalidPrompt(

@@ -17,8 +17,6 @@ from transformers.utils.import_utils import is_torchvision_available
 STOCK: dict[str, str] = {"internvl": "InternVLProcessor", "smolvlm": "SmolVLMProcessor"}
 """`config.model_type` -> the name of the stock processor."""
 
-IMAGE_TOKENS = 169
-"""Image tokens of a crop that SmolVLM's processor takes where it is not told."""
 TOKENS: dict[str, str] = {
     "fake_image_token": "<fake_token_around_image>",
     "image_token": "<image>",
@@ -43,8 +41,12 @@ def image_only(model_type: str) -> type[ProcessorMixin]:
     """
     name = STOCK[model_type]
     module = import_module(f"transformers.models.{model_type}.processing_{model_type}")
-    stock: Any = getattr(module, name)
+    made = {"internvl": _internvl, "smolvlm": _smolvlm}[model_type](getattr(module, name))
+    made.__name__ = made.__qualname__ = name
+    return made
 
+
+def _internvl(stock: Any) -> type[ProcessorMixin]:
     class ImageOnly(stock):
         """The stock processor without videos."""
 
@@ -53,20 +55,43 @@ def image_only(model_type: str) -> type[ProcessorMixin]:
             return ["image_processor", "tokenizer"]
 
         def __init__(
-            self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kwargs: Any
+            self,
+            image_processor: Any = None,
+            tokenizer: Any = None,
+            image_seq_length: int = 256,
+            chat_template: Any = None,
+            **kwargs: Any,
         ) -> None:
-            if getattr(module, "num2words", True) is not None:
-                super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **kwargs)
-                return
-            self.image_seq_len = kwargs.pop("image_seq_len", IMAGE_TOKENS)
+            super().__init__(image_processor, tokenizer, None, image_seq_length, chat_template, **kwargs)
+
+    return ImageOnly
+
+
+def _smolvlm(stock: Any) -> type[ProcessorMixin]:
+    class ImageOnly(stock):
+        """The stock processor without videos."""
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return ["image_processor", "tokenizer"]
+
+        def __init__(
+            self,
+            image_processor: Any = None,
+            tokenizer: Any = None,
+            image_seq_len: int = 169,
+            chat_template: Any = None,
+            **kwargs: Any,
+        ) -> None:
+            # the stock one asks for num2words; it names its tokens and does no more
+            self.image_seq_len = image_seq_len
             for attribute, token in TOKENS.items():
                 setattr(self, attribute, getattr(tokenizer, attribute, token))
             self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
             ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
         def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
-            # SmolVLM's own asks the video processor first
+            # the stock one asks the video processor first
             return ProcessorMixin.apply_chat_template(self, *args, **kwargs)
 
-    ImageOnly.__name__ = ImageOnly.__qualname__ = name
     return ImageOnly

@@ -48,7 +48,7 @@ FAULTS = {
         attachment, "guarded", lambda adapter, who: contextlib.nullcontext(), ("cut_only", "llama", "prompt_lookup"),
     ),
     "quantised caches are let through": (
-        attachment, "check_cache", lambda cache, plan, **rest: None, ("decore", "llama", "fp8_cache"),
+        attachment, "check_cache", lambda *given: None, ("decore", "llama", "fp8_cache"),
     ),
     "a cache is not asked for": (
         attachment.Attachment, "_check_step", lambda self, cache, columns: None, ("cgvlm", "llava", "no_cache"),

@@ -4,12 +4,14 @@ Written out here once more: who sees whom in a prompt, and what the processors p
 """
 
 import contextlib
+import warnings
 
 import torch
 import transformers
 from letters import LETTERS, SPECIAL
 from naive_family import NAIVE, Sight, best, cut
-from naive_selection import interaction
+from naive_maps import full_maps, vision_map
+from naive_selection import hidden_columns, interaction
 from sightline.models.image_only import image_only
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import WordLevel
@@ -171,7 +173,9 @@ def questions(kind, processor, images, texts):
     more = {"crop_to_patches": False} if kind == "internvl" else {}
     if kind in ("internvl", "paligemma"):
         given = [image for row in given for image in row]
-    made = dict(processor(images=given, text=prompts, padding=True, return_tensors="pt", **more))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # PaliGemma's makes arrays of tensors
+        made = dict(processor(images=given, text=prompts, padding=True, return_tensors="pt", **more))
     made.pop("labels", None)
     return made | {"pixel_values": made["pixel_values"].double()}
 
@@ -207,7 +211,7 @@ class ImageTextSight(Sight):
 
     def __init__(self, model, processor, image, text, context=None):
         self.model, self.processor, self.image, self.text = model, processor, image, text
-        self.context, self.kept = context, {}
+        self.context, self.kept, self.unseen = context, {}, []
         self.kind = model.config.model_type
         self.row = questions(self.kind, processor, [[image]], [text])
         self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
@@ -241,6 +245,7 @@ class ImageTextSight(Sight):
             allowed |= (blocks == blocks[:, None]) & (blocks >= 0)
         if self.kind == "paligemma":
             allowed |= (places < prompt) & (places[:, None] < prompt)
+        allowed[:, self.unseen] = False
         return lambda window: allowed & (places > places[:, None] - window) if window else allowed
 
     def hidden(self, laid, edit=None, push=None):
@@ -293,7 +298,66 @@ def gazing(sight, strategy, new, _given):
     return sight.head(sight.hidden(sight.embedded(new), push=push)[-1])[0, -1]
 
 
-FAMILY = NAIVE | {"decore": contrasted_heads, "hicd": contrasted_heads, "cgvlm": gazing}
+def blind(sight, strategy, new, given):
+    """AVC; where keys are masked, the branch does not see the columns of its other tokens."""
+    if strategy.masking != "mask":
+        return NAIVE["avc"](sight, strategy, new, given)
+    if "hidden" not in sight.kept:
+        maps = sight.maps(sight.embedded())
+        sight.kept["hidden"] = hidden_columns(maps, sight.columns, strategy.gamma, strategy.lamb)
+    base = sight.base(new)
+    sight.unseen = sight.kept["hidden"]
+    other = sight.base(new)
+    sight.unseen = []
+    return cut((1 + strategy.alpha) * base - strategy.alpha * other, base, strategy.beta)
+
+
+def counterfactual(sight, strategy, new, given):
+    """CausalMM; its gate weighs what the projector is given by the shuffled map of the tower's last layer."""
+    if strategy.vision_mode != "gate":
+        return NAIVE["causalmm"](sight, strategy, new, given)
+    maps = {}
+
+    def keep(layer, plain):
+        maps[layer] = vision_map(strategy, sight.row["pixel_values"].reshape(-1, 3, 16, 16), layer, plain)
+        return plain
+
+    def weigh(_module, args):
+        side = round(args[0].shape[1] ** 0.5)
+        map = maps[max(maps)].mean(dim=1, keepdim=True)
+        return (
+            args[0] * torch.nn.functional.interpolate(map, size=(side, side), mode="bilinear").flatten(1)[..., None],
+        )
+
+    inner = sight.model.model
+    handle = (
+        inner.connector if hasattr(inner, "connector") else inner.multi_modal_projector
+    ).register_forward_pre_hook(weigh)
+    with full_maps(sight.tower, keep):
+        features = sight.features()
+    handle.remove()
+    base, other = sight.base(new), sight.logits(sight.embedded(new, features=features))
+    return cut(base + strategy.gamma * (base - other), base, strategy.epsilon)
+
+
+def described(sight, strategy, new, given):
+    """CODE; PaliGemma's tokenizer puts no start token before a text."""
+    if sight.kind == "paligemma" and "other" not in sight.kept:
+        NAIVE["code"](sight, strategy, new, given)
+        start = sight.columns[0]
+        assert sight.kept["other"][start] == 1
+        del sight.kept["other"][start]
+    return NAIVE["code"](sight, strategy, new, given)
+
+
+FAMILY = NAIVE | {
+    "decore": contrasted_heads,
+    "hicd": contrasted_heads,
+    "cgvlm": gazing,
+    "avc": blind,
+    "causalmm": counterfactual,
+    "code": described,
+}
 
 
 @torch.no_grad()
