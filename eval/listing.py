@@ -43,7 +43,8 @@ def models() -> str:
     families = ", ".join(sorted(FAMILIES))
     served = textwrap.fill(f"Image-text families served: {families}.", WIDTH, break_on_hyphens=False)
     return _blocks(("model", "path", "dtype"), rows, below) + (
-        f"\n{served}\nText models: any decoder-only model of transformers.\n"
+        f"\n{served}\nOther image-text models of transformers: as far as they show their parts (docs/models.md).\n"
+        "Text models: any decoder-only model of transformers.\n"
     )
 
 
@@ -77,8 +78,8 @@ def strategies() -> str:
 
 def matrix() -> str:
     """The same capabilities as a Markdown table."""
-    heads = ("decoder", "", "kind", "needs an image", "needs a context", "needs attention", "needs the processor", "branches",
-             "generation modes", "calibration")  # fmt: skip
+    heads = ("decoder", "", "kind", "needs an image", "needs a context", "needs attention", "needs the processor",
+             "branches", "generation modes", "calibration")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in decoders.names():
         cls = decoders.get(name)

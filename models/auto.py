@@ -142,12 +142,7 @@ def load(
             reader = image_only_processor(config.model_type)
         elif needs_image_only(config.model_type):
             reader = image_only(config.model_type)
-        processor = reader.from_pretrained(source, **common)
-    except ImportError as error:
-        raise MissingProcessor(
-            f"The processor of {name!r} needs a package that is not here: {_first_line(error)}",
-            "Install what it names (pip install torchvision), or load model and processor apart and use `adapter_for`.",
-        ) from error
+        processor = _processor(reader, source, common)
     except OSError as error:
         raise _not_found(name, error) from error
     getattr(processor, "tokenizer", processor).padding_side = "left"
@@ -155,6 +150,21 @@ def load(
         FAMILIES.get(config.model_type, AutoImageTextAdapter).fit(processor)
     loaded: Any = model.eval()
     return Loaded(name, loaded.to(_device(device)), processor, source)
+
+
+def _processor(reader: Any, source: str, common: dict[str, Any]) -> Any:
+    """What `reader` loads.
+
+    Raises:
+        MissingProcessor: it needs a package that is not installed.
+    """
+    try:
+        return reader.from_pretrained(source, **common)
+    except ImportError as error:
+        raise MissingProcessor(
+            f"The processor of {source!r} needs a package that is not here: {_first_line(error)}",
+            "Install what it names (often pip install torchvision), or make the inputs yourself and use `adapter_for`.",
+        ) from error
 
 
 def _device(device: str) -> str:

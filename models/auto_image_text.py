@@ -149,7 +149,7 @@ class AutoImageTextAdapter(Adapter):
             UnsupportedModel: the tower is given something else.
         """
         called = self._first_call(self._tower, inputs)
-        pixels = called.args[0] if called.args else called.kwargs.get("pixel_values")
+        pixels: Any = called.args[0] if called.args else called.kwargs.get("pixel_values")
         if not isinstance(pixels, Tensor):
             raise self._unsupported("gives its tower something other than pixels")
         return pixels
@@ -276,7 +276,7 @@ class AutoImageTextAdapter(Adapter):
         strange = [name for name, value in inputs.items() if value is not None and name not in known]
         if strange:
             raise InvalidPrompt(
-                f"The inputs hold {', '.join(strange)}, and what that means for {type(self.model).__name__} is not known.",
+                f"The inputs hold {', '.join(strange)}; what {type(self.model).__name__} makes of that is not known.",
                 "Leave it out if it says nothing of the prompt, or use a family that is served by name.",
             )
         self._check_types(inputs)

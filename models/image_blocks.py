@@ -1,7 +1,7 @@
 """Prompts of families whose processors put markers around image tokens: an image's *block* in the words of its family.
 
     gemma3             two line ends, start, image tokens, end, two line ends; the template has the start alone
-    idefics3, smolvlm  marker, tag, image tokens for each crop, rows apart by line ends; the whole image and a marker last
+    idefics3, smolvlm  marker, tag, image tokens for each crop, rows apart by line ends; last the whole image, a marker
     internvl           start, image tokens, end
     paligemma          image tokens first, then the start token, the text, a line end; there is no chat format
 

@@ -1,8 +1,8 @@
 """Processors of InternVL and SmolVLM where torchvision is missing: images and text, no videos.
 
-The stock ones insist on a video processor, which needs torchvision; SmolVLM's wants num2words, too, for the durations of
-videos. As in `qwen_vl_processor`, the classes made here leave videos out, inherit all else, and keep the stock name, so
-that a folder that they save is loaded by the stock class.
+The stock ones insist on a video processor, which needs torchvision; SmolVLM's wants num2words, too, for the durations
+of videos. As in `qwen_vl_processor`, the classes made here leave videos out, inherit all else, and keep the stock name,
+so that a folder that they save is loaded by the stock class.
 """
 
 from __future__ import annotations

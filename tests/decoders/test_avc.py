@@ -124,7 +124,9 @@ def test_steps_of_a_decoding_equal_the_reference(golden):
     chosen = []
     for base, blind, probs in zip(case["logits_original"], case["logits_blind"], case["probs_per_step"], strict=True):
         base, blind, probs = (torch.tensor(each) for each in (base, blind, probs))
-        scores = strategy.combine(base, [blind], Step(0)).masked_fill(~strategy.keep(base, [blind], Step(0)), -torch.inf)
+        scores = strategy.combine(base, [blind], Step(0)).masked_fill(
+            ~strategy.keep(base, [blind], Step(0)), -torch.inf
+        )
         torch.testing.assert_close(scores.softmax(-1), probs, atol=1e-6, rtol=0)
         chosen.append(int(scores.argmax()))
     assert chosen == case["sequences"][0][1:]

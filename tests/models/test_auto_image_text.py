@@ -1,6 +1,7 @@
 """What `auto` finds on image-text models, how it loads them, what it refuses, and other types than those it knows."""
 
 import json
+from pathlib import Path
 
 import pytest
 import sightline
@@ -43,8 +44,9 @@ def test_parts_are_found_and_are_the_models_own(models, processors, kind):
     adapter = adapter_for(model)
     adapter.check_inputs(inputs)
     adapter.self_check()
-    assert adapter.owner is model and (adapter.layers, adapter.heads, adapter.image_token_id) == (3, 4, IMAGE)
-    assert len(adapter.vision_attention_modules()) == 2 and adapter.vision_layer == 1 and adapter.vision_heads == 3
+    assert adapter.owner is model
+    assert (adapter.layers, adapter.heads, adapter.image_token_id) == (3, 4, IMAGE)
+    assert (len(adapter.vision_attention_modules()), adapter.vision_layer, adapter.vision_heads) == (2, 1, 3)
     features = []
     handles = [
         adapter.projector.register_forward_hook(lambda _module, _args, output: features.append(output)),
@@ -67,10 +69,12 @@ def test_checkpoints_load_by_the_path_that_published_ones_take(models, processor
     processors[kind].save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == kind
     loaded = load(str(tmp_path))
-    assert type(loaded.model) is type(models[kind]) and isinstance(loaded.adapter, AutoImageTextAdapter)
+    assert type(loaded.model) is type(models[kind])
+    assert isinstance(loaded.adapter, AutoImageTextAdapter)
     assert type(loaded.processor).__name__ == type(processors[kind]).__name__
     given, own = asked(kind, loaded.processor), asked(kind, processors[kind])
-    assert all(torch.equal(given[name], own[name]) for name in own) and set(given) == set(own)
+    assert all(torch.equal(given[name], own[name]) for name in own)
+    assert set(given) == set(own)
     decoder = sightline.VCD(noise_step=700)
     expected = answers(models[kind], decoder, own, processors[kind])
     assert answers(loaded.model.double(), decoder, given, loaded.processor) == expected
@@ -108,7 +112,8 @@ def test_crops_keep_their_markers(models, kind):
     images, texts = [[noise_image(0, 32, 32)], [noise_image(1, 32, 16)], [noise_image(2, 32, 32)]], TEXTS[:3]
     inputs = questions(kind, processor, images, texts)
     counts = (inputs["input_ids"] == IMAGE).sum(dim=1).tolist()
-    assert counts == [20, 12, 20] and inputs["pixel_values"].shape[1] == 5
+    assert counts == [20, 12, 20]
+    assert inputs["pixel_values"].shape[1] == 5
     adapter, model = adapter_for(models[kind]), models[kind]
     found = adapter.reworded(inputs, processor, "Name it.")
     assert torch.equal(found["input_ids"], questions(kind, processor, images, ["Name it."] * 3)["input_ids"])
@@ -155,6 +160,13 @@ def test_images_are_told_to_rows(models, processors, kind):
         inputs["pixel_values"] = inputs["pixel_values"][:3]
         with pytest.raises(errors.InvalidPrompt, match="share evenly"):
             adapter.images_of(inputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_on_models_names_every_type(kind):
+    page = (Path(sightline.__file__).parent / "docs" / "models.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in FAMILIES)
+    assert (f"`{kind}`" in page.partition("## Found by name")[2]) == (FAMILIES[kind] is AutoImageTextAdapter)
 
 
 # What is refused
@@ -318,7 +330,8 @@ def prompts():
 
 def test_an_unknown_type_is_served_after_its_check(other, prompts, tmp_path):
     """VCD against two forwards over the whole text; DeCoRe in rows against the same in sequence."""
-    assert isinstance(adapter_for(other), AutoImageTextAdapter) and other.config.model_type not in FAMILIES
+    assert isinstance(adapter_for(other), AutoImageTextAdapter)
+    assert other.config.model_type not in FAMILIES
     settings = {"max_new_tokens": STEPS, "do_sample": False}
     decoder = sightline.VCD(noise_step=700)
     found = [sightline.generate(other, decoder, prompts, branching=b, **settings) for b in ("rows", "sequential")]
@@ -346,7 +359,8 @@ def test_an_unknown_type_is_served_after_its_check(other, prompts, tmp_path):
             sightline.generate(other, decoder, prompts, branching=b, **settings).tolist()
             for b in ("rows", "sequential")
         )
-        assert rows == apart and rows != plain
+        assert rows == apart
+        assert rows != plain
 
 
 def test_what_is_not_known_of_a_type_is_refused_when_it_is_asked_for(other, prompts, processors):
