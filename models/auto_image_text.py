@@ -142,7 +142,7 @@ class AutoImageTextAdapter(Adapter):
             raise self._unsupported("shows no projector that weights of patches could act on", "leaves the tower alone")
         return named[0]
 
-    def tower_pixels(self, inputs: Mapping[str, Any]) -> Sequence[Tensor]:
+    def tower_pixels(self, inputs: Mapping[str, Any]) -> Any:
         """As `Adapter.tower_pixels`.
 
         Raises:
