@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-demo: install ## run every decoder on tiny-llava over POPE, CHAIR and MME on scenes, and leave a report to open
+demo: install ## run every decoder on tiny-llava and tiny-llama over six tasks, and leave a report to open
 	$(BIN)/sightline leaderboard demo run.root=runs/demo
 
 leaderboard: install ## all decoders on all four small models; more than the demo, and longer

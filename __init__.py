@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     )
     from .models import load
     from .models.errors import SightlineError
+    from .models.spans import passages
 
 __version__ = _version("sightline")
-_HOMES = {"load": "models", "SightlineError": "models.errors"}
+_HOMES = {"load": "models", "SightlineError": "models.errors", "passages": "models.spans"}
 __all__ = [
     "AVC",
     "CAD",
@@ -72,6 +73,7 @@ __all__ = [
     "generate",
     "load",
     "models",
+    "passages",
     "score",
     "trace",
 ]

@@ -160,7 +160,9 @@ def _processor(reader: Any, source: str, common: dict[str, Any]) -> Any:
     """
     try:
         return reader.from_pretrained(source, **common)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and "image processor class" not in str(error):
+            raise
         raise MissingProcessor(
             f"The processor of {source!r} needs a package that is not here: {_first_line(error)}",
             "Install what it names (often pip install torchvision), or make the inputs yourself and use `adapter_for`.",

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .errors import MissingContext, MissingProcessor
 
+ROLES = ("context", "document", "documents", "tool", "ipython")
+"""Roles whose messages are what the answer shall be true to."""
+
 
 def context_mask(inputs: Mapping[str, Any], spans: Any, processor: Any, who: str) -> Bool[Tensor, "batch length"]:
     """Columns of `input_ids` that hold the context, row by row.
@@ -46,6 +49,37 @@ def context_mask(inputs: Mapping[str, Any], spans: Any, processor: Any, who: str
         for start, end in _columns(ids[row], _seen(inputs, row), given, processor, who):
             mask[row, start:end] = True
     return mask
+
+
+def passages(
+    messages: Sequence[Mapping[str, Any]], documents: Sequence[str | Mapping[str, Any]] | None = None
+) -> list[str] | None:
+    """The passages of a conversation that a chat template puts into its prompt: a row's entry in `spans`.
+
+    Args:
+        messages: as `apply_chat_template` takes them; the contents of those whose role is one of `ROLES` are passages.
+        documents: as `apply_chat_template` takes them: texts, or mappings with a `text` (or `content`).
+
+    Returns:
+        The passages in their order, or None where the conversation has none.
+
+    Raises:
+        MissingContext: a document has no text.
+    """
+    found = [text for message in messages if message.get("role") in ROLES for text in _texts(message.get("content"))]
+    for place, document in enumerate(documents or ()):
+        text = document if isinstance(document, str) else document.get("text", document.get("content"))
+        if not isinstance(text, str):
+            raise MissingContext(f"Document {place} has no text.", 'Give {"title": ..., "text": ...}, or the text.')
+        found.append(text)
+    return [text for text in found if text.strip()] or None
+
+
+def _texts(content: Any) -> list[str]:
+    """The texts of a message, given as one or in parts."""
+    if isinstance(content, str):
+        return [content]
+    return [part["text"] for part in content or () if isinstance(part, Mapping) and part.get("type") == "text"]
 
 
 def _seen(inputs: Mapping[str, Any], row: int) -> int:

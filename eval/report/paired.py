@@ -39,7 +39,8 @@ class Pairs:
         """
         try:
             pair = self._pair(run, other)
-            return _difference(pair.gap(table, measure.key), len(pair.first.runs[0].records))
+            own = [record.split == table for record in pair.first.runs[0].records.values()]
+            return _difference(pair.gap(table, measure.key), sum(own) or len(own))
         except (NotComparable, StatisticsError) as error:
             first, second = run.score(table, measure.key).value, other.score(table, measure.key).value
             value = None if first is None or second is None else first - second

@@ -157,6 +157,32 @@ def test_context_in_all_its_forms(batch, spans):
     assert not context_mask(batch, [None, (2, 9)], None, "cad")[0].any()
 
 
+TEMPLATE = (
+    "{% for d in documents or [] %}[{{ d['text'] }}]{% endfor %}"
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}\n{% endfor %}"
+)
+
+
+def test_context_is_found_through_a_chat_template():
+    letters = tokenizer()
+    letters.chat_template = TEMPLATE
+    messages = [
+        {"role": "tool", "content": " The sky is green. "},
+        {"role": "user", "content": "What is the sky?"},
+    ]
+    documents = [{"title": "a", "text": "Rain is dry."}]
+    prompt = letters.apply_chat_template(messages, documents=documents, tokenize=False)
+    batch = letters(prompt, return_tensors="pt")
+    found = context_mask(batch, [sightline.passages(messages, documents)], letters, "cad")[0]
+    marked = letters.decode(batch["input_ids"][0][found])
+    assert marked == "Rain is dry.The sky is green."
+    assert sightline.passages(messages[1:]) is None
+    parts = [{"type": "text", "text": "a"}, {"type": "image"}]
+    assert sightline.passages([{"role": "context", "content": parts}]) == ["a"]
+    with pytest.raises(errors.MissingContext, match="Document 0 has no text"):
+        sightline.passages([], [{"title": "a"}])
+
+
 def test_context_that_cannot_be_is_refused(llama, batch):
     with pytest.raises(errors.MissingContext, match="spans="):
         sightline.attach(llama, "cad", batch)

@@ -1,6 +1,7 @@
 """Text tasks in paired comparisons: the same figures as the scores, shares that add up, right and wrong."""
 
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,18 @@ def test_mcnemar_counts_what_only_one_run_got_right(case, measure, right):
     assert gap.low <= gap.value <= gap.high
     fixed, broken = pair.flips()
     assert {flip.first.split for flip in (*fixed, *broken)} <= {record.split for record in runs[0]}
+
+
+def test_subjects_are_drawn_and_flipped_as_one():
+    """Six samples of three subjects: eight ways to flip signs, not sixty-four."""
+    first, second = (answers(SHORT_ANSWERS, records) for records in CASES["short"][2])
+    assert first.tally.images == ("s0", "s1", "s2")
+    shares = [SHORT_ANSWERS.shares(run.tally)["substituted"]["em"] * 6 for run in (first, second)]
+    assert [list(values) for values in shares] == [[1, 1, 1], [0, 2, 0]]
+    gap = Pair(*(Arm([run]) for run in (first, second))).gap("substituted", "em")
+    moved = [1, -1, 1]
+    every = [abs(sum(sign * move for sign, move in zip(signs, moved, strict=True)))
+             for signs in product((1, -1), repeat=3)]  # fmt: skip
+    exact = sum(total >= abs(sum(moved)) for total in every) / len(every)
+    assert gap.value == pytest.approx(1 / 6)
+    assert gap.sign_flip == pytest.approx(exact, abs=0.02)
