@@ -67,6 +67,10 @@ def llava() -> LlavaForConditionalGeneration:
                 parameter.mul_(6)
     model.generation_config.pad_token_id = 0
     model.generation_config.eos_token_id = 2
+    with torch.no_grad():  # transformers hangs hooks of its own on a tower that is called for the first time
+        ids = torch.full((1, PATCHES + 1), IMAGE)
+        ids[0, 0] = 1
+        model(input_ids=ids, pixel_values=torch.zeros(1, 3, 16, 16, dtype=torch.float64))
     return model
 
 
