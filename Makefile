@@ -16,12 +16,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-demo: install ## run every decoder on tiny-llava and tiny-llama over six tasks, and leave a report to open
+demo: install ## a short tour: every strategy and its controls on two small models; leaves a report to open
 	$(BIN)/sightline leaderboard demo run.root=runs/demo
 
-leaderboard: install ## all decoders on all four small models; more than the demo, and longer
+leaderboard: install ## all decoders on all four small models, all tasks: the figures of the documents
+	$(BIN)/sightline leaderboard full run.root=runs/full
 	$(BIN)/sightline leaderboard images run.root=runs/images
-	$(BIN)/sightline leaderboard demo run.root=runs/demo
 
 tune: install ## choose hyper-parameters on validation scenes (docs/tuning.md)
 	$(BIN)/sightline run -m experiment=tune_shift decoder.delta=-4,-3,-2.5,-2,-1.5,-1,-0.5,0,0.5,1

@@ -1,4 +1,8 @@
-"""From a model to its adapter, and from a name to a loaded model."""
+"""From a model to its adapter, and from a name to a loaded model.
+
+Another package adds a family through the entry-point group `sightline.adapters`: the entry's name is the
+`config.model_type`, its value an `Adapter` class. Ours stand behind those.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import difflib
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -47,6 +52,7 @@ FAMILIES: dict[str, type[Adapter]] = {
 """`config.model_type` -> adapter of image-text models; other image-text models get `AutoImageTextAdapter`, for what it
 can tell of them, and every other decoder-only model is served as text."""
 
+GROUP = "sightline.adapters"
 SHIPPED = Path(__file__).parent / "tiny"
 _ADAPTERS: WeakKeyDictionary[nn.Module, Adapter] = WeakKeyDictionary()
 _WHOLE_FILE = 256 * 2**20
@@ -63,8 +69,18 @@ def adapter_for(model: PreTrainedModel) -> Adapter:
         model_type = model.config.model_type
         refuse(model.config.to_dict(), trust_remote_code=True)
         visual = getattr(model.config, "vision_config", None) is not None
-        _ADAPTERS[model] = FAMILIES.get(model_type, AutoImageTextAdapter if visual else TextAdapter)(model)
+        _ADAPTERS[model] = _family(model_type, visual)(model)
     return _ADAPTERS[model]
+
+
+def _family(model_type: str, visual: bool) -> type[Adapter]:
+    general = AutoImageTextAdapter if visual else TextAdapter
+    return _plugins().get(model_type) or FAMILIES.get(model_type, general)
+
+
+@cache
+def _plugins() -> dict[str, type[Adapter]]:
+    return {entry.name: entry.load() for entry in entry_points(group=GROUP)}
 
 
 @dataclass(frozen=True)
@@ -147,7 +163,7 @@ def load(
         raise _not_found(name, error) from error
     getattr(processor, "tokenizer", processor).padding_side = "left"
     if visual:
-        FAMILIES.get(config.model_type, AutoImageTextAdapter).fit(processor)
+        _family(config.model_type, visual).fit(processor)
     loaded: Any = model.eval()
     return Loaded(name, loaded.to(_device(device)), processor, source)
 
