@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 HEADS := decoder.num_heads=1,2,4,8
 
-.PHONY: help install demo leaderboard tune tunemore tunetexts readme test check tiny matrix wheel clean
+.PHONY: help install demo leaderboard tune tunemore tunetexts readme test check tiny matrix docs wheel release clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -84,6 +84,13 @@ matrix: install ## run every decoder in every mode of generate() on every family
 
 wheel: install ## build the wheel and try it in an environment of its own
 	$(BIN)/python tests/wheel.py
+
+docs: install ## build the documentation site into build/site, warnings as errors
+	$(BIN)/python docs/draw_methods.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+release: wheel ## wheel and source archive into dist/, checked; see docs/release.md
+	$(BIN)/python tests/release.py
 
 clean: ## remove what can be made again
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

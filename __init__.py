@@ -38,12 +38,13 @@ if TYPE_CHECKING:
         score,
         trace,
     )
+    from .eval.explain import explain
     from .models import load
     from .models.errors import SightlineError
     from .models.spans import passages
 
 __version__ = _version("sightline")
-_HOMES = {"load": "models", "SightlineError": "models.errors", "passages": "models.spans"}
+_HOMES = {"explain": "eval.explain", "load": "models", "SightlineError": "models.errors", "passages": "models.spans"}
 __all__ = [
     "AVC",
     "CAD",
@@ -70,6 +71,7 @@ __all__ = [
     "attach",
     "decoders",
     "eval",
+    "explain",
     "generate",
     "load",
     "models",

@@ -336,7 +336,8 @@ class Attachment(LogitsProcessor):
             output["logits"] = streams[0]  # a chunk of the prompt: nothing is chosen from it
             return output
         positions = zip(*(logits.unbind(1) for logits in streams), strict=True)
-        output["logits"] = torch.stack([self._contrast(place, *each) for place, each in enumerate(positions)], dim=1)
+        scores = [self._contrast(place, *each) for place, each in enumerate(positions)]
+        output["logits"] = torch.stack(scores, dim=1) if len(scores) > 1 else scores[0][:, None]
         self._contrasted += 1
         return output
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -106,7 +107,7 @@ class CODE(Strategy):
         """(1 + alpha) * base - alpha * branch in rows that have a description; the base as it is in others."""
         if not branches:
             return base
-        alpha = self.alpha if self.alpha_mode == "fixed" else 1 - divergence(base, branches[0], self.k)
+        alpha = self.alpha if self.alpha_mode == "fixed" else 1 - self.apart(base, branches[0], step)
         return torch.where(step.per_row("described", base), extrapolate(base, branches[0], alpha), base)
 
     def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
@@ -114,14 +115,18 @@ class CODE(Strategy):
         if self.beta_mode == "fixed" and self.beta == 0:
             return None
         fixed = self.beta_mode == "fixed"
-        kept = plausible(base, self.beta) if fixed else likely(base, divergence(base, branches[0], self.k))
+        kept = plausible(base, self.beta) if fixed else likely(base, self.apart(base, branches[0], step))
         return kept | ~step.per_row("described", base) if branches else kept
+
+    def apart(self, base: Tensor, described: Tensor, step: Step) -> Tensor:
+        """D `[batch, 1]`, which both moments ask for."""
+        return step.once(("divergence", self.k), partial(divergence, k=self.k), base, described)
 
     def numbers(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Mapping[str, Tensor]:
         """D of each row, and the alpha in force."""
         if not branches:
             return {}
-        apart = divergence(base, branches[0], self.k)[:, 0]
+        apart = self.apart(base, branches[0], step)[:, 0]
         return {
             "divergence": apart,
             "alpha": torch.full_like(apart, self.alpha) if self.alpha_mode == "fixed" else 1 - apart,

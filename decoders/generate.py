@@ -125,11 +125,13 @@ class Traced:
         output: what `model.generate()` returned.
         tokens: for each sequence, what was done at each of its new tokens, its end token included.
         stats: what it cost.
+        branches: names of the branches, in the order of `Chances.branches`.
     """
 
     output: Any
     tokens: list[list[TokenTrace]]
     stats: Stats
+    branches: tuple[str, ...] = ()
 
 
 @torch.no_grad()
@@ -157,7 +159,8 @@ def trace(
         output = _run(model, attachment, inputs, logits_processor, kwargs)
     sequences = output if isinstance(output, torch.Tensor) else output.sequences
     assert attachment.tracer is not None
-    return Traced(output, attachment.tracer.traces(sequences), attachment.stats)
+    names = tuple(branch.name for branch in attachment.plan.branches)
+    return Traced(output, attachment.tracer.traces(sequences), attachment.stats, names)
 
 
 def _run(

@@ -26,6 +26,7 @@ from .rows import (
     settle_newest,
     split_last,
     take_streams,
+    takes_whole_mask,
 )
 from .runner import Runner, Stream
 
@@ -38,6 +39,8 @@ class RowsRunner(Runner):
         self._called: tuple[dict[str, Any], int, Cache | None] = ({}, 0, None)
         self._spare: Cache | None = None
         self._seen = 0
+        self._images: list[Tensor] = []  # image columns of each stream, as rows are laid out
+        self._grown: tuple[Tensor, Tensor] | None = None  # additive mask and positions of the latest token
 
     def before(self, kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
         self.open_again(cache)
@@ -110,10 +113,14 @@ class RowsRunner(Runner):
         """`present` for rows laid out as this runner lays them out; `columns` are those of the base so far."""
         padding = self.longest - self.width if self.asides else 0
         self._seen = columns + padding
-        images = [stream.image for stream in self.streams]
-        if self.asides:
-            images = [nn.functional.pad(image, (self.longest - image.shape[1], 0)) for image in images]
-        self.present(places, images, self._seen, spared=spared)
+        if not self._images and self.states:
+            wide = self.longest if self.asides else 0
+            images = (stream.image for stream in self.streams)
+            self._images = [
+                nn.functional.pad(image, (wide - image.shape[1], 0)) if image.shape[1] < wide else image
+                for image in images
+            ]
+        self.present(places, self._images, self._seen, spared=spared)
 
     def _compose(self, places: Sequence[int], kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
         """One call for some of the streams."""
@@ -128,27 +135,53 @@ class RowsRunner(Runner):
 
     def _padded(self, streams: list[Stream], kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
         """Streams of different lengths: left-padded to the longest, each with its own mask and positions."""
+        if past:
+            return self._next(streams, kwargs, past, cache)
         base, rows = columns_of(kwargs), rows_of(kwargs)
-        self.check_aside(cache if past == 0 else None)
-        if past == 0 and cache is not None:
+        self.check_aside(cache)
+        if cache is not None:
             self.check_whole_prompt(kwargs, "A branch of another length")
-        generated = past + base.shape[1] - self.width
+        generated = base.shape[1] - self.width
         width = self.longest + generated
-        columns = base.shape[1] if past else width
         joined = repeat_call(kwargs, len(streams))
-        if kwargs.get("inputs_embeds") is not None and not past:
+        if kwargs.get("inputs_embeds") is not None:
             entering = self.adapter.entering(kwargs)
             each = [stream.columns(entering, past, self.width) for stream in streams]
-            joined = self.adapter.entered(joined, pad_left(each, columns))
-        joined["attention_mask"] = pad_left([s.grown_mask(rows, generated) for s in streams], width).to(base.device)
-        first, axes = self.adapter.first_position, axes_of(kwargs)
-        positions = [stream.positions(rows, generated, axes) + first for stream in streams]
-        joined["position_ids"] = pad_positions(positions, width)[..., -columns:].to(base.device)
-        if not past:
-            image = pad_left([s.image.repeat_interleave(rows // len(s.image), dim=0) for s in streams], self.longest)
-            fresh = cache if self._spare is None else self._spare
-            joined["attention_mask"] = self.adapter.prompt_mask(joined, image.to(base.device), fresh)
+            joined = self.adapter.entered(joined, pad_left(each, width))
+        joined["attention_mask"] = self._masks(streams, rows, generated).to(base.device)
+        joined["position_ids"] = self._positions(streams, rows, generated, axes_of(kwargs)).to(base.device)
+        image = pad_left([s.image.repeat_interleave(rows // len(s.image), dim=0) for s in streams], self.longest)
+        fresh = cache if self._spare is None else self._spare
+        joined["attention_mask"] = self.adapter.prompt_mask(joined, image.to(base.device), fresh)
         return joined
+
+    def _next(self, streams: list[Stream], kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
+        """`_padded` for a new token: masks and positions go on by one from those of the step before."""
+        base, rows = columns_of(kwargs), rows_of(kwargs)
+        joined = repeat_call({**kwargs, "attention_mask": None, "position_ids": None}, len(streams))
+        generated = past + base.shape[1] - self.width
+        if self._grown is None or self._grown[0].shape != (rows * len(streams), self.longest + generated - 1):
+            hidden = self._masks(streams, rows, generated).to(base.device) == 0
+            mask = torch.zeros(hidden.shape, dtype=self.adapter.model.dtype, device=base.device)
+            mask = mask.masked_fill(hidden, -torch.inf)
+            last = self._positions(streams, rows, generated, axes_of(kwargs))[..., -base.shape[1] :].to(base.device)
+        else:
+            mask, last = nn.functional.pad(self._grown[0], (0, 1)), self._grown[1] + 1
+        self._grown = mask, last
+        whole = takes_whole_mask(self.adapter, cache)
+        joined["attention_mask"] = mask[:, None, None] if whole else (mask == 0).long()
+        joined["position_ids"] = last
+        return joined
+
+    def _masks(self, streams: Sequence[Stream], rows: int, generated: int) -> Tensor:
+        """Padding masks of all streams, `[rows of all, columns]`."""
+        return pad_left([stream.grown_mask(rows, generated) for stream in streams], self.longest + generated)
+
+    def _positions(self, streams: Sequence[Stream], rows: int, generated: int, axes: int) -> Tensor:
+        """Position ids of the same columns; with `axes`, these come first."""
+        first = self.adapter.first_position
+        each = [stream.positions(rows, generated, axes) + first for stream in streams]
+        return pad_positions(each, self.longest + generated)
 
     def _fork(self, joined: dict[str, Any], cache: Cache, ready: Sequence[int]) -> dict[str, Any]:
         first, last = split_last(joined)

@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 
 from ..models.adapter import Adapter
 from ..models.attention import LayerState
-from .rows import axes_of, columns_of, rows_of, settle_newest, split_last
+from .rows import axes_of, columns_of, layers_copied, rows_of, settle_newest, split_last
 from .runner import Runner, Stream
 
 
@@ -90,7 +90,7 @@ class SequentialRunner(Runner):
         for place, stream in enumerate(self.streams):
             target = self.caches[place]
             if stream.fork and target is not None:
-                target.layers = copy.deepcopy(cache.layers)
+                target.layers = layers_copied(cache)
         self._last_only = True
         return self._windowed(last, 0)
 

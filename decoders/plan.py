@@ -5,7 +5,7 @@ Words: a *stream* is the base or one branch. Rows of a forward are its streams o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -196,12 +196,21 @@ class Step:
         probes: layer -> attention of the base's last query row, `[batch, heads, columns]`, from the prompt's first one.
         context: the plan's context.
         exits: layer -> early logits of the base, `[batch, vocab]`.
+        known: what `once` has worked out, by name.
     """
 
     index: int
     probes: Mapping[int, Tensor] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
     exits: Mapping[int, Tensor] = field(default_factory=dict)
+    known: dict[Hashable, tuple[tuple[Tensor, ...], Tensor]] = field(default_factory=dict)
+
+    def once(self, name: Hashable, make: Callable[..., Tensor], *of: Tensor) -> Tensor:
+        """`make(*of)`, worked out once at this step for all who ask under this name with the same tensors."""
+        held = self.known.get(name)
+        if held is None or any(one is not other for one, other in zip(held[0], of, strict=True)):
+            held = self.known[name] = of, make(*of)
+        return held[1]
 
     def per_row(self, name: str, like: Tensor) -> Tensor:
         """A context tensor `[batch, ...]` with its rows repeated to those of `like` (beams, return sequences)."""

@@ -25,7 +25,8 @@ def base_probes(states: Mapping[int, LayerState], rows: int, width: int) -> dict
         if state.reading is None or not state.probe:
             continue
         reading = state.reading[:rows, :, : state.seen]
-        reading = nn.functional.pad(reading, (state.seen - reading.shape[-1], 0))
+        if reading.shape[-1] < state.seen:
+            reading = nn.functional.pad(reading, (state.seen - reading.shape[-1], 0))
         found[layer] = reading[:, :, state.image[0].shape[1] - width :]
     return found
 

@@ -6,11 +6,16 @@ return-sequence expansion repeats each row of a stream in place.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from ..models.adapter import Adapter
+from ..models.attention import NAME
 
 PER_ROW = ("input_ids", "inputs_embeds", "attention_mask", "visual_pos_masks")
 PER_IMAGE_TOKEN = ("visual_pos_masks", "deepstack_visual_embeds")
@@ -187,6 +192,28 @@ def join_caches(cache: Any, other: Any, order: Tensor) -> None:
             layer.max_batch_size = len(order)
 
 
+def layers_copied(cache: Any) -> Any:
+    """The layers of a cache with tensors of their own.
+
+    Quantised states that are no plain tensors cannot be copied, and need not be: they are replaced, never written to.
+    """
+    states = (value for layer in cache.layers for value in vars(layer).values() if isinstance(value, Tensor))
+    return copy.deepcopy(cache.layers, {id(value): value for value in states if type(value) is not Tensor})
+
+
+def takes_whole_mask(adapter: Adapter, cache: Any) -> bool:
+    """Whether one additive mask `[rows, 1, 1, keys]` serves all layers of a decoder, so that none makes its own.
+
+    True for scaled dot-product attention over caches that hold every column: no windows, no buffers of fixed size.
+    """
+    config: Any = adapter.decoder.config
+    kinds = getattr(config, "layer_types", None)
+    windows = ("sliding_window", "attention_chunk_size")
+    whole = set(kinds) == {"full_attention"} if kinds else all(getattr(config, name, None) is None for name in windows)
+    known = config._attn_implementation in ("sdpa", NAME)
+    return whole and known and cache is not None and all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
 def settle_newest(
     base: Any, twin: Any, opened: Tensor, seen: int, places: tuple[slice, slice] = (slice(None), slice(None))
 ) -> None:
@@ -198,11 +225,15 @@ def settle_newest(
         seen: columns so far; a window that has moved on, or a growing cache, holds the newest one last.
         places: rows of base and twin in their caches.
     """
+    groups: dict[Any, list[tuple[Tensor, Tensor]]] = {}
     for layer, other in zip(base.layers, twin.layers, strict=True):
         for name in ("keys", "values"):
             one, two = getattr(layer, name), getattr(other, name)
             column = min(seen, one.shape[2]) - 1
-            mine, its = one[places[0], :, column], two[places[1], :, column]
-            chosen = torch.where(opened.to(one.device)[:, None, None], its, mine)
-            one[places[0], :, column] = chosen
-            two[places[1], :, column] = chosen
+            newest = one[places[0], :, column], two[places[1], :, column]
+            groups.setdefault((newest[0].shape, one.device), []).append(newest)
+    for pairs in groups.values():  # all layers at once: a kernel of their own for each would cost more than the copy
+        mine, its = (list(each) for each in zip(*pairs, strict=True))
+        first = torch.stack(mine)
+        chosen = torch.where(opened.to(first.device)[:, None, None], torch.stack(its), first).unbind()
+        torch._foreach_copy_(mine + its, [*chosen, *chosen])

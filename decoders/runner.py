@@ -178,20 +178,23 @@ class Runner(ABC):
             seen: columns of a row up to the end of the call.
             spared: for every stream the number of columns that edits leave alone.
         """
+        shared: dict[tuple, Tensor] = {}
         for state in self.states.values():
             state.present, state.spared, state.image, state.seen = tuple(streams), spared, tuple(images), seen
+            state.shared = shared
 
     @contextmanager
     def own_call(self) -> Iterator[None]:
         """Inside, the model is called by the runner and not by `generate()`; what probes read there is not kept."""
         before, self.busy = self.busy, True
-        kept = [(state, state.reading, state.present, state.image, state.seen) for state in self.states.values()]
+        states = self.states.values()
+        kept = [(state, state.reading, state.present, state.image, state.seen, state.shared) for state in states]
         try:
             with torch.no_grad():
                 yield
         finally:
             self.busy = before
-            for state, reading, state.present, state.image, state.seen in kept:
+            for state, reading, state.present, state.image, state.seen, state.shared in kept:
                 state.reading = reading if state.probe else None
 
     def embedded(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -217,8 +220,12 @@ class Runner(ABC):
 
     def check_pieces(self, kwargs: Mapping[str, Any], past: int, cache: Cache | None) -> None:
         """Refuse a prefill in chunks where tokens of a prompt see later ones."""
-        if self.adapter.whole_prompt and cache is not None and not past:
+        if cache is None or past:
+            return
+        if self.adapter.whole_prompt:
             self.check_whole_prompt(kwargs, "A prompt whose tokens all see each other")
+        if self.adapter.whole_images and self.streams[0].image.any():
+            self.check_whole_prompt(kwargs, "A prompt with images whose tokens all see each other")
 
     def check_aside(self, cache: Cache | None) -> None:
         """Refuse, for branches of another length, caches made for the base's length."""

@@ -59,16 +59,44 @@ def score(
 
     Source: the multiple-choice scores of DeCoRe's reference code (`normalise` is its `post_softmax`).
     """
-    strategy, adapter = as_strategy(decoder), adapter_for(model)
     if not len(candidates):
         raise InputsMismatch("There is no candidate to score.", "Give a list of lists of token ids.")
-    request = Request(dict(inputs), adapter, processor, True, spans)
+    how: dict[str, Any] = {"processor": processor, "spans": spans, "branching": branching}
     found = []
     for candidate in candidates:
-        ids, lengths = _padded(candidate, inputs["input_ids"])
-        scores = _scores(Attachment(adapter, strategy, request, branching), adapter, inputs, ids)
+        scores, ids, lengths = continuation_scores(model, decoder, inputs, candidate, **how)
         found.append(added(scores.log_softmax(-1) if normalise else scores, ids, lengths))
     return torch.stack(found, dim=1)
+
+
+@torch.no_grad()
+def continuation_scores(
+    model: PreTrainedModel,
+    decoder: Strategy | str,
+    inputs: Mapping[str, Any],
+    candidate: Candidate,
+    *,
+    processor: Any = None,
+    spans: Any = None,
+    branching: Branching = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `score` adds up: the decoder's scores at every position of one candidate.
+
+    Args:
+        model, decoder, inputs, processor, spans, branching: as for `score`.
+        candidate: its token ids, for all prompts or for each.
+
+    Returns:
+        Scores `[batch, length, vocab]`, at least float32, up to a constant at each position; the candidate's ids
+        `[batch, length]`, with the last one repeated behind the shorter of them; and lengths `[batch]`.
+
+    Raises:
+        SightlineError: as `score`.
+    """
+    strategy, adapter = as_strategy(decoder), adapter_for(model)
+    request = Request(dict(inputs), adapter, processor, True, spans)
+    ids, lengths = _padded(candidate, inputs["input_ids"])
+    return _scores(Attachment(adapter, strategy, request, branching), adapter, inputs, ids), ids, lengths
 
 
 def added(

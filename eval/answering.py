@@ -149,9 +149,18 @@ class Answerer:
         strategy: what decodes; None = `generate()` as it stands, nothing attached.
         generation: settled settings.
         words: tokens of the margin.
+        share: what questions about one image share: `auto`, `image` or `none`.
     """
 
-    def __init__(self, loaded: Loaded, strategy: Strategy | None, generation: GenerationSettings, words: Words):
+    def __init__(
+        self,
+        loaded: Loaded,
+        strategy: Strategy | None,
+        generation: GenerationSettings,
+        words: Words,
+        share: str = "none",
+    ):
+        self.share = share
         self.loaded = loaded
         self.strategy = strategy
         self.generation = generation

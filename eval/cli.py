@@ -22,8 +22,12 @@ COMMANDS = {
     "compare": "hold runs against each other, sample by sample",
     "report": "a readable report of one run or a folder of runs",
     "leaderboard": "a list of runs, and the report over them",
+    "gallery": "samples of runs side by side, and why words changed",
+    "explain": "what a decoder did with one prompt, token by token",
     "tune": "choose a decoder's setting from a sweep on validation data",
+    "bench": "what decoders cost beside plain greedy decoding, side by side",
     "calibrate": "measure a model's heads once, for the decoders that need them",
+    "build-pope": "make POPE's questions for a set of annotated images",
     "models": "list the models",
     "decoders": "list the decoders with their parameters",
     "tasks": "list the tasks",
@@ -75,7 +79,7 @@ def _call(name: str, arguments: list[str]) -> int:
     """Run one command; every error becomes one sentence and an exit code."""
     try:
         commands = importlib.import_module(".commands", __package__)
-        code = int(getattr(commands, name)(arguments))
+        code = int(getattr(commands, name.replace("-", "_"))(arguments))
         sys.stdout.flush()
         return code
     except SystemExit as stop:  # argparse has said what is wrong

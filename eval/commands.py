@@ -62,12 +62,13 @@ def job(composed: DictConfig) -> int:
     """One combination of a sweep; a function of the module, so that Hydra's launchers can send it elsewhere."""
     asked, tree = config.from_config(composed)
     runner = importlib.import_module(".runner", __package__)
-    if asked.model not in _HELD:
+    here = asked.run.where == "here"  # workers of a cluster load their own
+    if here and asked.model not in _HELD:
         _HELD.clear()
         _HELD[asked.model] = runner.load_model(asked.model)
     changed = importlib.import_module("hydra.core.hydra_config").HydraConfig.get().overrides.task
     command = ["sightline", "run", *changed]
-    outcome = runner.run(asked, tree, command=command, parent=True, loaded=_HELD[asked.model])
+    outcome = runner.run(asked, tree, command=command, parent=True, loaded=_HELD[asked.model] if here else None)
     return _report_outcome(outcome, asked.run.score)
 
 
@@ -88,17 +89,20 @@ def _report_outcome(outcome: Any, score: bool) -> int:
 
 
 def score(arguments: Sequence[str]) -> int:
-    """`sightline score [--parser NAME] [--allow-partial] [--like RUN] RUN...`"""
+    """`sightline score [--parser NAME] [--allow-partial] [--like RUN] [--labels repope [--labels-data DIR]] RUN...`"""
     parser = _parser("score", "Score run folders without a model; writes RUN/metrics.json.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or run.dir=FOLDER")
     parser.add_argument("--parser", metavar="NAME", help="dialect that answers are read in; default: the task's")
     parser.add_argument("--allow-partial", action="store_true", help="score runs that have not finished; marks them")
     parser.add_argument("--like", metavar="RUN", help="also score captions cut to the lengths of this (greedy) run's")
+    parser.add_argument("--labels", metavar="NAME", help="other gold labels for the same answers: repope")
+    parser.add_argument("--labels-data", metavar="DIR", help="folder with their files; default: the run's task.data")
     given = parser.parse_intermixed_args(list(arguments))
     like = None if given.like is None else _folder(given.like)
     scoring = importlib.import_module(".score", __package__)
+    labels = {"labels": given.labels, "labels_data": None if given.labels_data is None else Path(given.labels_data)}
     for folder in map(_folder, given.runs):
-        metrics = scoring.score_run(folder, parser=given.parser, allow_partial=given.allow_partial, like=like)
+        metrics = scoring.score_run(folder, parser=given.parser, allow_partial=given.allow_partial, like=like, **labels)
         sys.stdout.write(f"{folder}\n{summary(metrics)}")
     return OK
 
@@ -174,6 +178,14 @@ def tune(arguments: Sequence[str]) -> int:
     return OK
 
 
+def bench(arguments: Sequence[str]) -> int:
+    """`sightline bench MODEL [--decoders NAME...] [--analytic] [--out DIR] [OPTION...]`"""
+    benching = importlib.import_module(".bench.command", __package__)
+    parser = _parser("bench", "Time decoders beside plain greedy decoding in turn, and count what they run.")
+    benching.add_arguments(parser)
+    return benching.run(parser.parse_args(list(arguments)), ["sightline", "bench", *arguments])
+
+
 def calibrate(arguments: Sequence[str]) -> int:
     """`sightline calibrate model=NAME what=retrieval|image|threshold|inducing|detector out=FILE [OPTION=VALUE...]`"""
     parser = _parser("calibrate", "Measure once what decoders need to know of a model, and write it to a file.")
@@ -191,6 +203,36 @@ def calibrate(arguments: Sequence[str]) -> int:
     )
     given = parser.parse_args(list(arguments))
     sys.stdout.write(importlib.import_module(".calibrate", __package__).calibrate(given.settings))
+    return OK
+
+
+def gallery(arguments: Sequence[str]) -> int:
+    """`sightline gallery DIR [DIR...] [--trace N] [--out FILE]`"""
+    return importlib.import_module(".gallery.command", __package__).main(arguments)
+
+
+def explain(arguments: Sequence[str]) -> int:
+    """`sightline explain image=FILE prompt=TEXT decoder=NAME [out=FILE] [OVERRIDE...]`"""
+    return importlib.import_module(".explain.command", __package__).main(arguments)
+
+
+def build_pope(arguments: Sequence[str]) -> int:
+    """`sightline build-pope SOURCE --out DIR [--name NAME] [--captions FILE...] [--images N] [--seed N]`"""
+    building = importlib.import_module(".build_pope", __package__)
+    parser = _parser("build-pope", "Make POPE's three question files for images whose objects are known.")
+    parser.add_argument("source", metavar="SOURCE", help="JSON Lines of image and objects, or a COCO instance file")
+    parser.add_argument("--out", metavar="DIR", required=True, help="where the files go")
+    parser.add_argument("--name", default="own", help="of the data set, for task.dataset; default: %(default)s")
+    parser.add_argument("--captions", metavar="FILE", nargs="+", default=[], help="COCO caption files of the images")
+    parser.add_argument("--images", type=int, default=building.IMAGES, help="how many to draw; default: %(default)s")
+    parser.add_argument("--negatives", type=int, default=building.NEGATIVES, help="per image; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    given = parser.parse_intermixed_args(list(arguments))
+    captions = list(map(Path, given.captions))
+    sizes = {"images": given.images, "k": given.negatives, "seed": given.seed}
+    written = building.build(Path(given.source), Path(given.out), given.name, captions=captions, **sizes)
+    sys.stdout.write("".join(f"{path}\n" for path in written))
+    sys.stdout.write(f"sightline run task=pope task.dataset={given.name} task.data={given.out} task.images=FOLDER\n")
     return OK
 
 

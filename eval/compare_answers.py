@@ -17,12 +17,19 @@ from .compare_scales import MME, POPE, Material, Scale, Tally
 from .compare_texts import MEMO_TRAP, SHORT_ANSWERS, TRUTHFUL_QA
 from .errors import RecordError, unknown
 from .records import SampleRecord, read_part, read_samples
+from .relabel import applied
+from .relabel import held as held_labels
+from .score_amber import AMBER, AMBER_CAPTIONS
 from .score_captions import ground_truth
+from .score_hallusion import HALLUSION
+from .score_vqa import TEXT_VQA
 from .scoring import ScoringError
 from .scoring.checks import SampleId
 from .scoring.vocabulary import Vocabulary
 
-SCALES = {scale.name: scale for scale in (POPE, CHAIR, MME, SHORT_ANSWERS, MEMO_TRAP, TRUTHFUL_QA)}
+COUNTINGS = {counting.name: counting for counting in (AMBER, AMBER_CAPTIONS, HALLUSION, TEXT_VQA)}
+_OWN = (POPE, CHAIR, MME, SHORT_ANSWERS, MEMO_TRAP, TRUTHFUL_QA)
+SCALES = {scale.name: scale for scale in (*_OWN, *(counting.scale() for counting in COUNTINGS.values()))}
 _SHOWN = 3
 
 
@@ -44,6 +51,8 @@ class Answers:
         truth: image id -> classes true of it, for captions.
         vocabulary: the object words that captions are read with.
         lengths: sample -> words that captions are cut to where length must not matter.
+        labels: name of the labels that the run was last scored with; empty for the task's own.
+        brought: what else the scorer needs beside the records.
     """
 
     name: str
@@ -55,11 +64,15 @@ class Answers:
     truth: Mapping[str, Sequence[str]] | None = None
     vocabulary: Vocabulary | None = None
     lengths: Mapping[SampleId, int] | None = None
+    labels: str = ""
+    brought: Any = None
 
     @property
     def material(self) -> Material:
         """What is counted."""
-        return Material(list(self.records.values()), self.parser, self.truth, self.vocabulary, self.lengths)
+        return Material(
+            list(self.records.values()), self.parser, self.truth, self.vocabulary, self.lengths, self.brought
+        )
 
     @cached_property
     def tally(self) -> Tally:
@@ -104,6 +117,9 @@ def read_answers(folder: Path, manifest: Mapping[str, Any], name: str, scorer: s
         found = _records(folder / "samples")
     except (OSError, RecordError) as error:
         raise NotComparable(f"{name}: its samples cannot be read ({error}).") from error
+    other = held_labels(folder)
+    if other is not None:
+        found = applied(other[1], found)
     found = [record for record in found if scale.asks(record)]
     if not found:
         raise NotComparable(f"{name}: there are no sample files with answers.")
@@ -115,6 +131,8 @@ def read_answers(folder: Path, manifest: Mapping[str, Any], name: str, scorer: s
         seed=int(manifest.get("seed") or 0),
         records={sample: record for sample, record in named if record.status == "ok"},
         failed=frozenset(sample for sample, record in named if record.status != "ok"),
+        labels="" if other is None else other[0],
+        brought=_brought(scale, folder, manifest, parser),
         **(_truth(folder, manifest) if scale is CHAIR else {}),
     )
 
@@ -123,6 +141,12 @@ def _records(folder: Path) -> list[SampleRecord]:
     files = sorted(folder.glob("*.jsonl"))
     finished = [record for path in files if ".part-" not in path.name for record in read_samples(path)]
     return finished or [record for path in files for record in read_part(path)]
+
+
+def _brought(scale: Scale, folder: Path, manifest: Mapping[str, Any], parser: str) -> Any:
+    """What a scorer of counts needs beside the records, such as AMBER's lists."""
+    counting = COUNTINGS.get(scale.name)
+    return None if counting is None or counting.brings is None else counting.brings(folder, manifest, parser)
 
 
 def _truth(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,13 +168,14 @@ def on_common_ground(runs: Sequence[Answers]) -> list[Answers]:
     """The runs on the samples that all of them answered.
 
     Raises:
-        NotComparable: there is no such sample; the runs read answers in different dialects; or labels, images or
-            prompts of a sample differ.
+        NotComparable: there is no such sample; the runs read answers in different dialects, or were scored with other
+            labels; or labels, images or prompts of a sample differ.
     """
     first, *others = runs
     for run in others:
         if run.parser != first.parser:
             raise NotComparable(f"The parsers differ: {first.parser or 'none'} and {run.parser or 'none'}.")
+        _refuse_other_labels(first, run)
     shared = set(first.records).intersection(*(run.records for run in others))
     if not shared:
         raise NotComparable("The runs share no answered sample.")
@@ -176,11 +201,12 @@ def refuse_other_samples(runs: Sequence[Answers]) -> None:
     """Refuse runs that were not asked the same samples, answered or failed.
 
     Raises:
-        NotComparable: names how many samples only one of them has, and some of these.
+        NotComparable: names how many samples only one of them has, and some of these; or says that labels differ.
     """
     first, *others = runs
     asked = set(first.records) | first.failed
     for run in others:
+        _refuse_other_labels(first, run)
         own = set(run.records) | run.failed
         if own != asked:
             some = sorted(own ^ asked)[:_SHOWN]
@@ -189,6 +215,15 @@ def refuse_other_samples(runs: Sequence[Answers]) -> None:
                 f"first and {len(own - asked)} only in the second, such as {some}.",
                 "Make both with the same run.limit and run.seed, or without a limit.",
             )
+
+
+def _refuse_other_labels(first: Answers, run: Answers) -> None:
+    if run.labels != first.labels:
+        raise NotComparable(
+            f"The labels differ: {first.name} was last scored with {first.labels or 'its own'}, {run.name} with "
+            f"{run.labels or 'its own'}.",
+            "Score both with the same --labels, or both without.",
+        )
 
 
 def _difference(first: SampleRecord, second: SampleRecord) -> str:

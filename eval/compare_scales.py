@@ -73,6 +73,7 @@ class Material:
         truth: image id -> classes true of it, for captions.
         vocabulary: the object words that captions are read with.
         lengths: sample -> words that captions are cut to for the table `same_length`.
+        brought: what else the scorer needs beside the records.
     """
 
     records: Sequence[SampleRecord]
@@ -80,6 +81,7 @@ class Material:
     truth: Mapping[str, Sequence[str]] | None = None
     vocabulary: Vocabulary | None = None
     lengths: Mapping[SampleId, int] | None = None
+    brought: Any = None
 
     @cached_property
     def lines(self) -> list[dict[str, Any]]:

@@ -163,7 +163,7 @@ def _unknown_field(path: str, overrides: Sequence[str]) -> ConfigError:
         return ConfigError(f"{path!r} is not a group or a setting.", "Write group=choice or group.field=value.")
     if section not in GROUPS:
         return ConfigError(*unknown("group", section, GROUPS))
-    fields = {file.stem: [f"{section}.{key}" for key in OmegaConf.load(file)] for file in _files(section)}
+    fields = {file.stem: [f"{section}.{key}" for key in _keys(file)] for file in _files(section)}
     holders = sorted(name for name, known in fields.items() if path in known)
     if holders:
         return ConfigError(f"{path!r} is no setting of the {section} chosen.", f"It belongs to {section}={holders[0]}.")
@@ -174,6 +174,13 @@ def _unknown_field(path: str, overrides: Sequence[str]) -> ConfigError:
 
 def _files(group: str) -> list[Path]:
     return sorted((conf_folder() / group).glob("*.yaml"))
+
+
+def _keys(file: Path) -> list[str]:
+    """The fields of a choice, with those of the choices that it builds on."""
+    own: Any = OmegaConf.load(file)
+    others = [file.with_name(f"{name}.yaml") for name in own.get("defaults", ()) if name != "_self_"]
+    return [key for other in others for key in _keys(other)] + [str(key) for key in own if key != "defaults"]
 
 
 def _refuse_unsafe(overrides: Iterable[str]) -> None:

@@ -62,6 +62,22 @@ class RunFailed(SightlineError, RuntimeError):
     """The model fails on everything it is asked; going on would only write errors."""
 
 
+class DeviceLost(SightlineError, RuntimeError):
+    """The GPU failed in a way that this process does not recover from; another one can go on."""
+
+
+class WorkersLost(SightlineError, RuntimeError):
+    """No worker of a cluster is left to go on with a run, or none could be started."""
+
+
+class MissingPackage(SightlineError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+class DiskFull(SightlineError, RuntimeError):
+    """What a run has found out cannot be written; what was written before is whole."""
+
+
 def unknown(what: str, name: object, known: Iterable[str]) -> tuple[str, str]:
     """Problem and hint for a name that is not known.
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import RunFolderError
+from .errors import DiskFull, RunFolderError
 from .manifest import FILE, differences
-from .records import SampleFiles, write_json
+from .records import SampleFiles, halved, write_atomic, write_json
 
 METRICS = "metrics.json"
 SUMMARY = "timings/summary.json"
@@ -84,10 +85,26 @@ class RunFolder:
 
     def write(self, manifest: Mapping[str, Any], config: str | None = None) -> None:
         """Write the manifest, and the resolved configuration as YAML."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / FILE, manifest)
-        if config is not None:
-            (self.path / "config.yaml").write_text(config, encoding="utf-8")
+        with self.writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / FILE, manifest)
+            if config is not None:
+                write_atomic(self.path / "config.yaml", config)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turns an error of writing into one that says what to do.
+
+        Raises:
+            DiskFull: something cannot be written; what was written before is whole, and a rerun goes on from there.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise DiskFull(
+                f"Cannot write to {str(self.path)!r}: {error.strerror or error}.",
+                "What is answered is kept. Make room (or mend what is in the way), and run the same command again.",
+            ) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -106,6 +123,8 @@ class RunFolder:
             if fcntl is not None:
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if not os.path.samestat(os.fstat(stream.fileno()), (self.path / _LOCK).stat()):
+                        raise OSError("it was taken away by the process that has just finished")
                 except OSError as error:
                     raise RunFolderError(
                         f"Another process is writing to {str(self.path)!r}.", "Wait for it, or choose another run.dir."
@@ -122,6 +141,7 @@ class RunFolder:
         timings = sorted((self.path / "timings").glob("attempt-*.json"))
         for path in (self.samples.final, self.path / METRICS, self.path / SUMMARY, self.path / FILE, *timings):
             path.unlink(missing_ok=True)
+            halved(path).unlink(missing_ok=True)
 
 
 def is_complete(manifest: Mapping[str, Any]) -> bool:

@@ -85,10 +85,11 @@ def _one_thread() -> None:
 
 def _make(settings: Settings, tree: Any, command: Sequence[str]) -> tuple[Path, int]:
     """One run, on the model that this process holds, if it is the one that is asked for."""
-    if settings.model not in _HELD:
+    here = settings.run.where == "here"  # workers of a cluster load their own
+    if here and settings.model not in _HELD:
         _HELD.clear()
         _HELD[settings.model] = runner.load_model(settings.model)
-    outcome = runner.run(settings, tree, command=command, parent=True, loaded=_HELD[settings.model])
+    outcome = runner.run(settings, tree, command=command, parent=True, loaded=_HELD[settings.model] if here else None)
     return outcome.folder, outcome.n_error
 
 

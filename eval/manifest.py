@@ -71,6 +71,7 @@ def facts(
     plan: Plan,
     words: Words,
     command: Sequence[str],
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """What is worth knowing about a run beside its identity."""
     return {
@@ -78,6 +79,7 @@ def facts(
         "started": now(),
         "finished": None,
         "scorer": {"name": task.scorer, "parser": task.parser},
+        "task": {"revision": None if dataset is None else dataset.revision},
         "model": {
             "path": settings.model.path,
             "revision": settings.model.revision,

@@ -39,7 +39,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Planned:
-    """One sample before it is answered. `error` says why it cannot be asked."""
+    """One sample before it is answered. `error` says why it cannot be asked; `image_sha256` is of its image's bytes."""
 
     key: str
     task: tuple[str, int]
@@ -47,6 +47,7 @@ class Planned:
     prompt: str
     seed: int | None
     error: str | None = None
+    image_sha256: str = ""
 
     def record(self, **answer: Any) -> SampleRecord:
         """The sample line for an answer: `output, n_prompt_tokens, n_output_tokens, finish, margin`."""
@@ -86,6 +87,11 @@ class Request:
     seed: int | None
     samples: tuple[Planned, ...]
     candidates: tuple[str, ...] = ()
+
+    @property
+    def image_sha256(self) -> str:
+        """sha256 (hex) of the image file's bytes as the keys have them; empty for a text."""
+        return self.samples[0].image_sha256
 
     @property
     def context(self) -> str | None:
@@ -165,7 +171,8 @@ def _planned(
         key = _key(document, prompt, None, None, conditions)
         return Planned(key, conditions.task, document, prompt, None, f"ImageError: {image}")
     seed = None if conditions.seed is None else sample_seed(conditions.seed, image, prompt)
-    return Planned(_key(document, prompt, image, seed, conditions), conditions.task, document, prompt, seed)
+    key = _key(document, prompt, image, seed, conditions)
+    return Planned(key, conditions.task, document, prompt, seed, image_sha256=image)
 
 
 def _image_digest(dataset: Dataset, name: str) -> str | ImageError:

@@ -119,12 +119,21 @@ def read_samples(path: Path) -> list[SampleRecord]:
 def write_atomic(path: Path, text: str) -> None:
     """Write a file so that no reader, and no kill, ever sees half of it; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".tmp")
-    with part.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+    part = halved(path)
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     part.replace(path)
+
+
+def halved(path: Path) -> Path:
+    """Where `write_atomic` holds a file until it is whole; a kill may leave it behind."""
+    return path.with_name(path.name + ".tmp")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -144,7 +153,7 @@ class SampleFiles:
         self.folder = folder
         self.task = task
         self.final = folder / f"{task}.jsonl"
-        self._stream: IO[str] | None = None
+        self._stream: IO[bytes] | None = None
 
     def parts(self) -> list[Path]:
         """The parts of attempts that did not finish, oldest first."""
@@ -158,14 +167,25 @@ class SampleFiles:
         return {record.key: record for record in found if record.status == "ok"}
 
     def append(self, records: Iterable[SampleRecord]) -> None:
-        """Write records to this attempt's part, and hand them to the operating system at once."""
+        """Write records to this attempt's part, and hand them to the operating system at once.
+
+        Raises:
+            OSError: they cannot be written; the part ends where it did before.
+        """
         if self._stream is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             numbers = [int(path.name.rsplit("-", 1)[1].split(".")[0]) for path in self.parts()]
             part = self.folder / f"{self.task}.part-{max(numbers, default=0) + 1:04d}.jsonl"
-            self._stream = part.open("x", encoding="utf-8", newline="\n")
-        self._stream.write("".join(record.line() for record in records))
-        self._stream.flush()
+            self._stream = part.open("xb", buffering=0)
+        whole = self._stream.tell()
+        left = memoryview("".join(record.line() for record in records).encode())
+        try:
+            while left:
+                left = left[self._stream.write(left) :]
+        except OSError:
+            self._stream.truncate(whole)
+            self._stream.seek(whole)
+            raise
 
     def close(self) -> None:
         """Close this attempt's part; safe to call twice."""

@@ -9,34 +9,45 @@ from typing import Any
 
 from .. import decoders
 from ..models.errors import UnknownDecoder
+from . import relabel
 from .errors import ConfigError, IncompleteRun, ScoreError, unknown
 from .folder import METRICS, is_complete, read_json
 from .manifest import FILE, differences
 from .records import SampleFiles, SampleRecord, read_part, read_samples, write_json
-from .score_captions import score_captions
+from .score_amber import AMBER, AMBER_CAPTIONS
+from .score_captions import data_folder, score_captions
+from .score_hallusion import HALLUSION
 from .score_mme import PARSERS as MME_PARSERS
 from .score_mme import score_pairs
 from .score_pope import score_splits
 from .score_tables import RESAMPLES, Given, Record, Reference, Scorer
 from .score_texts import BY_SCORES, MICRO, SQUAD, score_memo_trap, score_short_answers, score_truthful_qa
+from .score_vqa import TEXT_VQA
 from .scoring import PARSERS, ScoringError
 from .scoring.vocabulary import VARIANT
 from .statistics import StatisticsError
 
 SCHEMA = 1
 SCORERS = {
-    "pope": Scorer(score_splits, PARSERS, "mean", "accuracy"),
-    "mme": Scorer(score_pairs, MME_PARSERS, "total", "score"),
+    "pope": Scorer(score_splits, PARSERS, "mean", "accuracy", margins=True),
+    "mme": Scorer(score_pairs, MME_PARSERS, "total", "score", margins=True),
     "chair": Scorer(score_captions, (VARIANT,), "free", "CHAIRs", higher_is_better=False, captions=True),
     "short_answers": Scorer(score_short_answers, (SQUAD,), "substituted", "em", texts=True),
     "memo_trap": Scorer(score_memo_trap, (BY_SCORES,), MICRO, "accuracy", texts=True),
     "truthful_qa": Scorer(score_truthful_qa, (BY_SCORES,), "multiple_choice", "MC2", texts=True),
+    **{counting.name: counting.scorer for counting in (AMBER, AMBER_CAPTIONS, HALLUSION, TEXT_VQA)},
 }
 """The scorers by the names that manifests hold."""
 
 
 def score_run(
-    folder: Path, *, parser: str | None = None, allow_partial: bool = False, like: Path | None = None
+    folder: Path,
+    *,
+    parser: str | None = None,
+    allow_partial: bool = False,
+    like: Path | None = None,
+    labels: str | None = None,
+    labels_data: Path | None = None,
 ) -> dict[str, Any]:
     """Score a run and write its `metrics.json`.
 
@@ -46,6 +57,8 @@ def score_run(
         allow_partial: score what there is of a run that has not finished; the result is marked.
         like: the run folder of the reference (plain greedy decoding) to whose lengths captions are cut, image by
             image, for the table `cut`. Yes/no answers are not cut: there it changes nothing, and a note says so.
+        labels: other gold labels, by their name in `relabel.KNOWN`; None = the task's own.
+        labels_data: folder with their files; None = the run's `task.data`.
 
     Returns:
         What was written.
@@ -55,23 +68,36 @@ def score_run(
         IncompleteRun: a run has not finished.
         ConfigError: the task's answers are not read in that dialect.
         ScoreError: the samples cannot be scored, or the reference was made with another model, prompt or data.
+        DataError: what is needed of the task's data, or of other labels, is not there.
     """
     manifest = read_json(folder / FILE)
     scorer = _scorer(manifest)
     if parser is not None and parser not in scorer.parsers:
         raise ConfigError(*unknown(f"parser for {manifest['task']['name']}", parser, scorer.parsers))
     records, partial = _samples(folder, manifest, allow_partial)
+    told = None
+    if labels is None:
+        (folder / relabel.FILE).unlink(missing_ok=True)
+    else:
+        place = labels_data or data_folder(folder)
+        records, told = relabel.relabel(folder, manifest, records, labels, place)
     reference = _reference(like, manifest, allow_partial) if like is not None and scorer.captions else None
     given = Given(folder, manifest, records, parser or manifest["scorer"]["parser"], reference)
-    metrics = build_metrics(given, partial)
+    metrics = build_metrics(given, partial, told)
     if like is not None and not scorer.captions:
         metrics["notes"].append("Cutting to another run's lengths has no meaning for these answers and was left out.")
     write_json(folder / METRICS, metrics)
     return metrics
 
 
-def build_metrics(given: Given, partial: bool) -> dict[str, Any]:
-    """The content of `metrics.json`; the same samples give the same content."""
+def build_metrics(given: Given, partial: bool, labels: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The content of `metrics.json`; the same samples give the same content.
+
+    Args:
+        given: what is scored.
+        partial: whether samples are missing.
+        labels: what is known of other labels than the task's, where they are scored against.
+    """
     manifest, scorer = given.manifest, _scorer(given.manifest)
     try:
         scores = scorer.score(given)
@@ -83,7 +109,7 @@ def build_metrics(given: Given, partial: bool) -> dict[str, Any]:
         "schema": SCHEMA,
         "task": manifest["task"]["name"],
         "task_version": manifest["task"]["version"],
-        "data": {name: value for name, value in manifest["task"]["options"].items() if name != "splits"},
+        "data": _data(manifest, labels),
         "parser": given.parser,
         "model": manifest["model"]["name"],
         "decoder": describe_decoder(manifest),
@@ -97,9 +123,25 @@ def build_metrics(given: Given, partial: bool) -> dict[str, Any]:
         "primary": scorer.primary,
         "tables": scores.tables,
         "parsers": scores.parsers,
+        **({} if labels is None else {"labels": dict(labels)}),
         **scores.more,
-        "notes": [*_notes(manifest, scorer, n, ok, partial), *scores.notes],
+        "notes": [*_notes(manifest, scorer, n, ok, partial), *_label_notes(labels), *scores.notes],
     }
+
+
+def _data(manifest: Mapping[str, Any], labels: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The task's options but for splits, and the labels that are not its own: what never shares a leaderboard."""
+    options = {name: value for name, value in manifest["task"]["options"].items() if name != "splits"}
+    return options | ({} if labels is None else {"labels": labels["name"]})
+
+
+def _label_notes(labels: Mapping[str, Any] | None) -> list[str]:
+    if labels is None:
+        return []
+    return [
+        f"Scored against the labels of {labels['name']}: {labels['n_dropped']} questions have none and are left out, "
+        f"{labels['n_flipped']} have another one."
+    ]
 
 
 def describe_decoder(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,7 +158,7 @@ def _reference(like: Path, manifest: Mapping[str, Any], allow_partial: bool) -> 
     """The run to whose lengths captions are cut, which must have been asked the same."""
     held = read_json(like / FILE)
     same = {
-        "task": manifest["task"],
+        "task": {name: value for name, value in manifest["task"].items() if name != "revision"},
         "model": {"fingerprint": manifest["model"]["fingerprint"]},
         "prompt": manifest["prompt"],
     }
@@ -168,7 +210,7 @@ def _notes(manifest: Mapping[str, Any], scorer: Scorer, n: int, ok: int, partial
     if n > ok:
         notes.append(f"{n - ok} of {n} samples failed and are not scored.")
     margin = manifest.get("margin_words") or {}
-    if not (scorer.captions or scorer.texts) and not (margin.get("yes") and margin.get("no")):
+    if scorer.margins and not (margin.get("yes") and margin.get("no")):
         notes.append("The tokenizer has no single tokens for yes and no, so there is no margin and no AUC.")
     return notes
 

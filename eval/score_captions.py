@@ -25,7 +25,7 @@ from .scoring.chair import chair_counts, chair_rate, cut_like, score_chair
 from .scoring.checks import sample_id
 from .scoring.vocabulary import VARIANT, Vocabulary
 from .tasks import registry as tasks
-from .tasks.base import Task
+from .tasks.base import Dataset, Task
 
 FREE, CUT = "free", "cut"
 TRUTH = "truth.json"
@@ -118,14 +118,14 @@ def ground_truth(folder: Path, manifest: Mapping[str, Any]) -> tuple[Truth, Voca
         "options": manifest["task"]["options"],
         "data": manifest["task"]["data"],
     }
-    held = _kept(folder / TRUTH)
+    held = kept(folder / TRUTH)
     if any(held.get(name) != value for name, value in made_of.items()) or not isinstance(held.get("truth"), dict):
         held = {**made_of, "truth": _made(task, folder, manifest)}
         write_json(folder / TRUTH, held)
     return held["truth"], task.vocabulary
 
 
-def _kept(file: Path) -> dict[str, Any]:
+def kept(file: Path) -> dict[str, Any]:
     """What an earlier scoring left; empty where there is nothing to be read."""
     try:
         return read_json(file)
@@ -135,6 +135,18 @@ def _kept(file: Path) -> dict[str, Any]:
 
 def _made(task: Task, folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
     """The truth from the task's data, which must be those of the run."""
+    dataset = reload(folder, manifest)
+    return {image: list(classes) for image, classes in (dataset.truth or {}).items()}
+
+
+def reload(folder: Path, manifest: Mapping[str, Any]) -> Dataset:
+    """The data of a run's task, which must be those of the run.
+
+    Raises:
+        ScoreError: they are not.
+        DataError: they are not there.
+    """
+    task = tasks.get(manifest["task"]["name"])
     dataset = tasks.load(task, {**manifest["task"]["options"], **_places(task, folder)})
     found = [dataclasses.asdict(source) for source in dataset.sources]
     if found != manifest["task"]["data"]:
@@ -143,15 +155,27 @@ def _made(task: Task, folder: Path, manifest: Mapping[str, Any]) -> dict[str, li
             f"The data of {task.name} are not those of the run: {', '.join(changed) or 'files are missing'}.",
             "Put the files back that manifest.json names with their hashes, or run it again.",
         )
-    return {image: list(classes) for image, classes in (dataset.truth or {}).items()}
+    return dataset
+
+
+def data_folder(folder: Path) -> Path | None:
+    """The folder that a run's `task.data` named; None where it named none, or it is gone."""
+    named = _options(folder).get("data")
+    place = Path(named).expanduser() if isinstance(named, str) else None
+    return place if place is not None and place.is_dir() else None
 
 
 def _places(task: Task, folder: Path) -> dict[str, Any]:
-    """Where the data lie, from the run's `config.yaml`; the manifest does not say."""
+    """Where the data lie; the manifest does not say."""
+    return {name: value for name, value in _options(folder).items() if name in task.places}
+
+
+def _options(folder: Path) -> dict[str, Any]:
+    """The options of the task, from the run's `config.yaml`; empty where it cannot be read."""
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"), resolve=False)
-        return {name: config["task"][name] for name in task.places if name in config["task"]}
-    except (OSError, OmegaConfBaseException, YAMLError, KeyError, TypeError):
+        return dict(config["task"])
+    except (OSError, OmegaConfBaseException, YAMLError, KeyError, TypeError, ValueError):
         return {}
 
 

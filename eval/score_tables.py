@@ -80,7 +80,8 @@ class Scorer:
         parsers: the dialects it knows.
         table, metric, higher_is_better: the one figure that decides.
         captions: whether answers are captions, which may be cut to another run's lengths.
-        texts: whether questions are about texts; without both, answers are yes or no, with margins.
+        texts: whether questions are about texts.
+        margins: whether answers are yes or no, with margins.
     """
 
     score: Callable[[Given], Scores]
@@ -90,6 +91,7 @@ class Scorer:
     higher_is_better: bool = True
     captions: bool = False
     texts: bool = False
+    margins: bool = False
 
     @property
     def primary(self) -> dict[str, Any]:

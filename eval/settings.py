@@ -17,6 +17,10 @@ from .errors import ConfigError, unknown
 
 MODES = ("greedy", "sample", "beam")
 DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
+SHARING = ("auto", "image", "none")
+"""What questions about one image share: the encoded image and the start of the prompt, the image alone, nothing."""
+PLACES = ("here", "ray")
+"""Where a run's workers are: in this process, or on a Ray cluster."""
 _SECTIONS = ("model", "decoder", "task", "prompt", "generation", "run")
 
 
@@ -123,9 +127,24 @@ class RunSettings:
     cost_requests: int = 32
     threads: int | None = None
     progress: bool | str = "auto"
+    share: str = "auto"
+    where: str = "here"
+    address: str | None = None
+    workers: int | None = None
+    worker_cpus: int = 1
+    worker_gpus: float | None = None
+    wait_s: float = 600.0
 
     def validate(self) -> None:
         """Ranges."""
+        for name, known in (("share", SHARING), ("where", PLACES)):
+            if getattr(self, name) not in known:
+                raise ConfigError(*unknown(f"run.{name}", getattr(self, name), known))
+        _require(self.workers is None or self.workers >= 1, "run.workers", "1 or more, or null", self.workers)
+        _require(self.worker_cpus >= 1, "run.worker_cpus", "1 or more", self.worker_cpus)
+        gpus = self.worker_gpus
+        _require(gpus is None or gpus >= 0, "run.worker_gpus", "0 (none) or more, or null", gpus)
+        _require(self.wait_s > 0, "run.wait_s", "above 0 seconds", self.wait_s)
         _require(self.limit is None or self.limit >= 1, "run.limit", "1 or more images, or null", self.limit)
         _require(self.batch_size >= 1, "run.batch_size", "1 or more", self.batch_size)
         _require(self.seed >= 0, "run.seed", "0 or more", self.seed)

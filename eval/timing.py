@@ -35,18 +35,24 @@ class Ledger:
     def __init__(self, folder: Path):
         self.cost = Cost()
         self.requests = 0
+        self._peak: float | None = None
         self._folder = folder
         self._started = time.perf_counter()
         earlier = sorted(folder.glob("attempt-*.json"))
         self._file = folder / f"attempt-{len(earlier) + 1:04d}.json"
 
-    def add(self, cost: Cost, requests: int) -> None:
-        """Add a batch."""
+    def add(self, cost: Cost, requests: int, peak_memory_mb: float | None) -> None:
+        """Add a batch; `peak_memory_mb` is what the worker that answered it has held at most."""
         self.cost.add(cost)
         self.requests += requests
+        self._peak = max((peak for peak in (self._peak, peak_memory_mb) if peak is not None), default=None)
         self._folder.mkdir(parents=True, exist_ok=True)
-        entry = {**vars(self.cost), "requests": self.requests, "wall_s": self._wall(), "peak_memory_mb": peak_memory()}
+        entry = {**vars(self.cost), "requests": self.requests, "wall_s": self._wall(), "peak_memory_mb": self._peak}
         write_json(self._file, entry)
+
+    def write_summary(self, path: Path, samples: int, beside_greedy: dict[str, Any] | None) -> None:
+        """Write the totals to a file."""
+        write_json(path, self.summary(samples, beside_greedy))
 
     def summary(self, samples: int, beside_greedy: dict[str, Any] | None) -> dict[str, Any]:
         """The totals of all attempts, as `timings/summary.json` holds them; None where nothing was generated."""
@@ -66,7 +72,7 @@ class Ledger:
             "forwards_per_token": round(total.forwards / steps, 4) if steps else None,
             "rows_per_token": round(total.rows / rows, 4) if rows else None,
             "focus": round(total.opened / total.gated, 4) if total.gated else None,
-            "peak_memory_mb": max((entry["peak_memory_mb"] for entry in entries), default=peak_memory()),
+            "peak_memory_mb": max((entry["peak_memory_mb"] or 0.0 for entry in entries), default=peak_memory()) or None,
             "beside_greedy": beside_greedy,
         }
 

@@ -8,22 +8,20 @@ InstructBLIP its language model.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 
-from .attention import LayerState, installed
 from .blanks import blank_tokens
 from .descriptions import Descriptions, describe
-from .errors import InvalidPrompt, MissingImage, SelfCheckFailed, UnsupportedModel
+from .errors import InvalidPrompt, MissingImage, UnsupportedModel
+from .parts import attention_of, decoder_of, layers_of, owner_of, refuse_compiled
 from .prompts import batched, reworded, runs, text_ids, unpadded, without_image
+from .self_check import self_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-_CHECKED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 class _Captured(Exception):
@@ -54,9 +52,9 @@ class Adapter:
 
     def __init__(self, model: PreTrainedModel):
         self.model = model
-        self.decoder = self._find_decoder(model)
-        self.owner = self._find_owner(model, self.decoder)
-        self._refuse_compiled()
+        self.decoder = decoder_of(model)
+        self.owner = owner_of(model, self.decoder)
+        refuse_compiled(model, self.owner)
         self._descriptions = Descriptions()
 
     @property
@@ -89,17 +87,7 @@ class Adapter:
 
     def attention_modules(self) -> list[nn.Module]:
         """The attention module of each decoder layer, first layer first."""
-        found: dict[int, nn.Module] = {}
-        for module in self.decoder.modules():
-            layer = getattr(module, "layer_idx", None)
-            if isinstance(layer, int) and hasattr(module, "q_proj"):
-                found[layer] = module
-        if sorted(found) != list(range(self.layers)):
-            raise UnsupportedModel(
-                f"{type(self.decoder).__name__} does not show one attention module per layer.",
-                "Use a strategy that leaves attention alone with this model.",
-            )
-        return [found[layer] for layer in sorted(found)]
+        return attention_of(self.decoder, self.layers)
 
     def decoder_layers(self) -> list[nn.Module]:
         """The layers of the decoder, first layer first.
@@ -107,12 +95,7 @@ class Adapter:
         Raises:
             UnsupportedModel: the decoder keeps them elsewhere than transformers' decoders do.
         """
-        layers = getattr(self.decoder, "layers", None)
-        if not isinstance(layers, nn.ModuleList) or len(layers) != self.layers:
-            raise UnsupportedModel(
-                f"{type(self.decoder).__name__} does not show its layers.", "Use a strategy without early exits."
-            )
-        return list(layers)
+        return layers_of(self.decoder, self.layers)
 
     def early_logits(self, hidden: Tensor) -> Tensor:
         """What the model's own head makes of a hidden state `[..., hidden]` between layers, without the final norm."""
@@ -269,6 +252,11 @@ class Adapter:
         return False
 
     @property
+    def whole_images(self) -> bool:
+        """True where tokens of an image see later ones of it, which a prompt in parts would hide."""
+        return False
+
+    @property
     def first_position(self) -> int:
         """Position of a prompt's first token, as `generate()` counts."""
         return 0
@@ -407,57 +395,4 @@ class Adapter:
         Raises:
             SelfCheckFailed: our attention function is not called, ignores the padding mask, or an edit changes nothing.
         """
-        if self.decoder in _CHECKED:
-            return
-        modules = self.attention_modules()
-        states = {module: LayerState(probe=True) for module in modules}
-        plain = self._two_tokens(states)
-        silent = [layer for layer, module in enumerate(modules) if states[module].calls == 0]
-        if silent:
-            raise SelfCheckFailed(f"Layers {silent} never call the attention interface.", "Use another strategy.")
-        seen = torch.stack([state.reading for state in states.values() if state.reading is not None])
-        if not torch.allclose(seen, torch.tensor([0.0, 1.0], device=seen.device, dtype=seen.dtype), atol=1e-4):
-            raise SelfCheckFailed("A probe saw a padded key: the padding mask does not reach attention.", "Report it.")
-        mask = torch.ones(1, self.heads, dtype=torch.bool)
-        edited = self._two_tokens({module: LayerState(zero=mask) for module in modules})
-        if torch.equal(plain, edited):
-            raise SelfCheckFailed("Silencing every head changes nothing.", "Report this model family to us.")
-        _CHECKED[self.decoder] = True
-
-    def _two_tokens(self, states: Mapping[nn.Module, LayerState]) -> Tensor:
-        """Last hidden state `[1, hidden]` of a padded token and a real one."""
-        device = next(self.decoder.get_input_embeddings().parameters()).device
-        ids = torch.tensor([[0, 1]], device=device)
-        with installed(self.decoder, states), torch.no_grad():
-            out = self.decoder(input_ids=ids, attention_mask=torch.tensor([[0, 1]], device=device), use_cache=False)
-        return out[0][:, -1]
-
-    @staticmethod
-    def _find_decoder(model: PreTrainedModel) -> PreTrainedModel:
-        decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-        if not isinstance(decoder, PreTrainedModel) or decoder is model:
-            raise UnsupportedModel(
-                f"{type(model).__name__} has no text decoder of its own.",
-                "Sightline serves decoder-only models of transformers; see `sightline models`.",
-            )
-        return decoder
-
-    @staticmethod
-    def _find_owner(model: PreTrainedModel, decoder: PreTrainedModel) -> PreTrainedModel:
-        loops = [m for m in model.modules() if isinstance(m, GenerationMixin) and isinstance(m, PreTrainedModel)]
-        owners = [m for m in loops if m.get_decoder() is decoder]
-        if not owners or getattr(model.config, "is_encoder_decoder", False):
-            raise UnsupportedModel(
-                f"{type(model).__name__} has no decoder-only generate() loop.",
-                "Use a decoder-only model; encoder-decoder language models (T5) are not supported.",
-            )
-        return owners[-1]
-
-    def _refuse_compiled(self) -> None:
-        for module in (self.model, self.owner):
-            compiled = getattr(module, "_compiled_call_impl", None) is not None
-            if compiled or hasattr(module.forward, "_torchdynamo_orig_callable"):
-                raise UnsupportedModel(
-                    f"{type(module).__name__} was compiled before attaching, and compiled code does not see hooks.",
-                    "Attach to the model as loaded; compile the text decoder alone if you wish.",
-                )
+        self_check(self)

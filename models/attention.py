@@ -60,6 +60,7 @@ class LayerState:
         packed: columns of each image where a vision tower reads all images in one row; its layers are then called for
             a piece (an image, or a window of one) at a time, in order. Empty where each image is a row.
         place: columns of a packed row that earlier calls have had.
+        shared: what the layers of one call of the decoder work out once for all of them.
     """
 
     uniform: Tensor | None = None
@@ -78,6 +79,7 @@ class LayerState:
     calls: int = 0
     packed: tuple[int, ...] = ()
     place: int = 0
+    shared: dict[tuple, Tensor] = field(default_factory=dict)
     _keep: dict[tuple, Tensor] = field(default_factory=dict)
 
     def keep(self, which: Literal["uniform", "zero"], rows: int, columns: int, like: Tensor) -> Tensor | None:
@@ -114,13 +116,15 @@ class LayerState:
         past = self.seen - columns
         return start, min(max(self.image[stream].shape[1] - past, 0), columns)
 
-    def biased_rows(self, rows: int, device: torch.device) -> Tensor | None:
-        """Row numbers that `bias` acts on in this call, or None; made once for each arrangement of rows."""
+    def biased_rows(self, rows: int, device: torch.device) -> Tensor | slice | None:
+        """Rows that `bias` acts on in this call, a slice of them where they stand together; or None."""
         streams = self.present or tuple(range(1 + max(self.biased, default=-1)))
         each = rows // max(len(streams), 1)
         hit = [place for place, stream in enumerate(streams) if stream in self.biased]
         if self.bias is None or not hit:
             return None
+        if hit == list(range(hit[0], hit[-1] + 1)):
+            return slice(hit[0] * each, (hit[-1] + 1) * each)
         key = ("bias", each, *hit)
         if key not in self._keep:
             numbers = [row for place in hit for row in range(place * each, (place + 1) * each)]
@@ -150,17 +154,27 @@ class LayerState:
             )
         return image, start - first
 
-    def image_keys(self, rows: int, keys: int) -> Tensor:
+    def image_keys(self, rows: int, keys: int, device: torch.device) -> Tensor:
         """Which keys of this call are image tokens, `[rows, keys]` of bool; none where no prompt is known.
 
         A window that has moved on holds the last keys alone, and a static buffer is longer than what was seen.
         """
+        key = ("image", rows, keys, device)
+        if key not in self.shared:
+            self.shared[key] = self._image_keys(rows, keys, device)
+        return self.shared[key]
+
+    def _image_keys(self, rows: int, keys: int, device: torch.device) -> Tensor:
         if not self.image:
-            return torch.zeros(rows, keys, dtype=torch.bool)
+            return torch.zeros(rows, keys, dtype=torch.bool, device=device)
         streams = self.present or tuple(range(len(self.image)))
         each = rows // len(streams)
         prompts = [self.image[stream] for stream in streams]
-        joined = torch.cat([prompt.repeat_interleave(each // len(prompt), dim=0) for prompt in prompts])
+        key = ("image", each, *map(id, prompts))  # they live as long as the attachment's streams
+        if key not in self._keep:
+            joined = torch.cat([prompt.repeat_interleave(each // len(prompt), dim=0) for prompt in prompts])
+            self._keep[key] = joined.to(device)
+        joined = self._keep[key]
         padded = nn.functional.pad(joined, (0, max(self.seen, keys) - joined.shape[1]))
         return padded[:, self.seen - keys : self.seen] if keys < self.seen else padded[:, :keys]
 
@@ -211,14 +225,14 @@ def attention(
 
 def _with_bias(
     output: Tensor,
-    touched: Tensor,
+    touched: Tensor | slice,
     call: tuple[Tensor, Tensor, Tensor, Tensor | None, float | None],
     state: LayerState,
     act: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """`output` with the last query row of the touched rows computed again under the key bias. O(keys) a row."""
     query, key, value, mask, scaling = call
-    image = state.image_keys(query.shape[0], key.shape[2]).to(query.device)[touched]
+    image = state.image_keys(query.shape[0], key.shape[2], query.device)[touched]
     query, key, value = query[touched], key[touched], value[touched]
     if mask is not None and mask.shape[0] > 1:
         mask = mask[touched]
@@ -228,14 +242,14 @@ def _with_bias(
     heads, groups = query.shape[1], value.shape[1]
     grouped = weights.view(len(weights), groups, heads // groups, -1).to(value.dtype)
     last = torch.einsum("rghk,rgkd->rghd", grouped, value[:, :, : weights.shape[-1]])
-    output = output.clone()
+    output = output.clone() if output.requires_grad else output
     output[touched, -1] = last.reshape(len(weights), heads, -1)
     return output
 
 
 def _with_maps(output: Tensor, call: Call, state: LayerState, rules: Mapping[int, MapRule]) -> Tensor:
     """`output` `[rows, q, heads, d]` with the rows of edited streams as their rules have them."""
-    output = output.clone()
+    output = output.clone() if output.requires_grad else output
     for stream, rows in state.mapped(len(output)):
         query, key, value, mask = call.query[rows], call.key[rows], call.value[rows], call.mask
         if mask is None and call.causal and 1 < query.shape[2] < key.shape[2]:  # see `last_row`

@@ -183,6 +183,11 @@ class AutoImageTextAdapter(Adapter):
         return self._masks in ("prefix", "own")
 
     @property
+    def whole_images(self) -> bool:
+        """True for Gemma 3."""
+        return self._masks == "blocks"
+
+    @property
     def first_position(self) -> int:
         """1 for PaliGemma."""
         return int(self._type == "paligemma")

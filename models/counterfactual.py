@@ -190,16 +190,21 @@ def replaced(rule: MapRule, call: Call, output: Float[Tensor, "rows heads q d"])
     if rule.heads is not None:
         heads, every = torch.tensor(rule.heads, device=output.device), dataclasses.replace(rule, heads=None)
         return output.index_copy(1, heads, replaced(every, call.of_heads(heads), output[:, heads]))
-    columns = torch.arange(output.shape[2])
-    acts = columns >= call.spared
+    columns = output.shape[2]
+    start, end = call.spared, columns
     if rule.prompt_only and call.prompt:
-        acts &= columns + (call.seen or call.key.shape[2]) - len(columns) < call.prompt
-    if not acts.any():
+        end = min(call.prompt - (call.seen or call.key.shape[2]) + columns, columns)
+    if start >= end:
         return output
     top = _tops(rule, call) if rule.kind == "reversed" else None
     parts = [slice(None)] if rule.kind == "shuffle" else call.parts
-    made = torch.cat([_made(rule, call, output[:, :, part], top, part) for part in parts], dim=2)
-    return torch.where(acts.to(output.device)[:, None], made, output.to(call.wide)).to(output.dtype)
+    pieces = [_made(rule, call, output[:, :, part], top, part) for part in parts]
+    made = torch.cat(pieces, dim=2) if len(pieces) > 1 else pieces[0]
+    if (start, end) == (0, columns):
+        return made.to(output.dtype)
+    places = torch.arange(columns, device=output.device)
+    acts = (places >= start) & (places < end)
+    return torch.where(acts[:, None], made, output.to(call.wide)).to(output.dtype)
 
 
 def full_map(rule: MapRule, call: Call) -> Float[Tensor, "rows heads q keys"]:

@@ -82,3 +82,9 @@ def _row(row: Row) -> str:
     flags = "".join(f" **{safe(flag.upper())}**" for flag in row.flags)
     cells = [safe(cell.flat) for cell in row.cells]
     return f"| {' | '.join([name + flags, row.entry.role, *cells])} |"
+
+
+def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain table."""
+    lines = [f"| {' | '.join(map(safe, heads))} |", "|" + " --- |" * len(heads)]
+    return "\n".join([*lines, *(f"| {' | '.join(map(safe, row))} |" for row in rows)]) + "\n"

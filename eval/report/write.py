@@ -1,25 +1,22 @@
-"""Writes `report.html`, `report.md` and `report.csv` of all runs in a folder."""
+"""Writes `report.html`, and the same as Markdown, CSV, JSON and a fragment for a model card, of all runs in a folder."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
+from .. import pages
 from ..records import write_atomic
-from .board import Section, sections
+from .board import Section, generation_label, sections, task_title
 from .chart import NARROW, WIDE, Chart, chart
 from .choices import about, same_parameters
 from .errors import ReportError
+from .exports import as_json, model_card
 from .guide import guide
 from .headline import Finding, finding, overall
+from .helps import helps
 from .longform import long_form
 from .markdown import markdown_report
 from .overview import overview
@@ -28,14 +25,22 @@ from .provenance import Fact, left_out, provenance, warnings
 from .runs import Run, Unread, find_runs
 from .tables import Table, by_part, leaderboard, one_split, parser_table, part_title, split_title
 from .text import clean, plain, shorten, unbroken
+from .tradeoff import tradeoff
+
+GALLERY = "gallery.html"
+"""The page of samples, to which there is a link where it lies in the same folder."""
+STYLES = ("report/palette.css", "report/report.css")
+SCRIPTS = ("report/report.js",)
 
 
 class ReportPaths(NamedTuple):
-    """Where the three files are."""
+    """Where the files are."""
 
     html: Path
     markdown: Path
     csv: Path
+    json: Path
+    card: Path
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,11 @@ def write_report(folder: Path, out: Path | None = None) -> ReportPaths:
     views = [_view(section, number) for number, section in enumerate(found, 1)]
     choices = " ".join(part for part in (about(folder), same_parameters(found)) if part)
     texts = {
-        "report.html": _html(views, found, runs, unread, choices),
+        "report.html": _html(views, found, runs, unread, choices, (target / GALLERY).is_file()),
         "report.md": markdown_report(views, overall(found), choices, overview(views), left_out(unread), guide(found)),
         "report.csv": long_form(found),
+        "report.json": as_json(views, overall(found), choices, left_out(unread)),
+        "model_card.md": model_card(views),
     }
     for name, text in texts.items():
         _write(target / name, text)
@@ -128,41 +135,44 @@ def _run_notes(section: Section) -> list[str]:
     ]
 
 
-def _html(views: list[View], found: list[Section], runs: list[Run], unread: list[Unread], choices: str) -> str:
-    environment = Environment(
-        loader=PackageLoader(__package__ or "", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"shorten": shorten, "unbroken": unbroken}
-    style, script = (_asset(environment, name) for name in ("report.css", "report.js"))
-    return environment.get_template("report.html").render(
+def _html(
+    views: list[View], found: list[Section], runs: list[Run], unread: list[Unread], choices: str, gallery: bool
+) -> str:
+    made = pages.environment()
+    made.filters |= {"shorten": shorten, "unbroken": unbroken}
+    return pages.render(
+        made,
+        "report/report.html",
+        STYLES,
+        SCRIPTS,
         headline=overall(found),
         choices=choices,
         facts=_facts(found, runs),
         views=views,
         overview=overview(views),
+        helps=helps(views),
+        tradeoffs=[drawn for view in views if (drawn := tradeoff(view.id, view.title, view.section))],
+        gallery=gallery,
+        filters=_filters(found),
         left_out=left_out(unread),
         guide=guide(found),
         provenance=provenance(found),
-        version=metadata.version("sightline"),
-        style=Markup(style),
-        style_hash=_hash(style),
-        script=Markup(script),
-        script_hash=_hash(script),
     )
 
 
-def _asset(environment: Environment, name: str) -> str:
-    """A file beside the template: ours, and nothing from a run in it."""
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return "sha256-" + base64.b64encode(digest).decode()
+def _filters(found: Sequence[Section]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What tables can be filtered by: names with their choices; those with a single choice are left out."""
+    models = sorted({section.model for section in found})
+    tasks = {section.task: task_title(section.task) for section in found}
+    modes = {group.mode: generation_label({"mode": group.mode}) for section in found for group in section.groups}
+    kinds = [("strategy", "strategies"), ("control", "controls")]
+    every = [
+        ("Kind", kinds),
+        ("Model", [(name, name) for name in models]),
+        ("Task", list(tasks.items())),
+        ("Mode", list(modes.items())),
+    ]
+    return [(name, choices) for name, choices in every if len(choices) > 1]
 
 
 def _facts(found: Sequence[Section], runs: Sequence[Run]) -> list[Fact]:

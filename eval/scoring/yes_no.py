@@ -96,7 +96,7 @@ def _lmms_eval(answer: str, label: str) -> YesNo | None:
     return text if text in ("yes", "no") else None
 
 
-def _vqa_words(text: str) -> list[str]:
+def vqa_words(text: str) -> list[str]:
     """The words of ``text`` under the VQA punctuation rule.
 
     A mark that touches a blank somewhere is deleted everywhere, any other mark becomes a blank; a comma between
@@ -111,7 +111,7 @@ def _vqa_words(text: str) -> list[str]:
 
 
 def _vlmevalkit(answer: str, label: str) -> YesNo | None:
-    words = _vqa_words(answer.lower())
+    words = vqa_words(answer.lower())
     if ("yes" in words) == ("no" in words):
         return None
     return "yes" if "yes" in words else "no"

@@ -21,7 +21,7 @@ class Document:
         text: the question as it stands in the file; of a text task the whole prompt.
         label: gold label, or None where there is none.
         error: why the row cannot be asked, or None.
-        group: of a text task: what documents share that must not be torn apart; takes the image's place.
+        group: what documents share that must not be torn apart, where that is not the image; always given for texts.
         candidates: given continuations of the prompt, which are scored instead of an answer being generated.
         gold: what scorers need beside the label, as JSON holds it.
         context: the part of the text that the answer shall be true to, for strategies that ask for it; empty where
@@ -46,8 +46,8 @@ class Document:
 
     @property
     def unit(self) -> str:
-        """The image, or the group of a text: what `run.limit` counts. Empty where the row could not be read."""
-        return self.image or self.group
+        """The group, or else the image: what `run.limit` counts. Empty where the row could not be read."""
+        return self.group or self.image
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Dataset:
         sources: the files the documents came from.
         world: version and hash of a generated data set; None for files.
         truth: image id -> object classes true of it, for tasks that score captions; None for others.
+        words: how words of captions are read, for tasks that bring their own list (AMBER); None for others.
+        revision: commit of the hub that the files are of, where their copy says so.
     """
 
     documents: tuple[Document, ...]
@@ -77,6 +79,8 @@ class Dataset:
     sources: tuple[Source, ...]
     world: Mapping[str, Any] | None = None
     truth: Mapping[str, Sequence[str]] | None = None
+    words: Mapping[str, Any] | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """MME (Fu et al., arXiv 2306.13394): two yes/no questions on each image, the first with the answer yes.
 
-Two layouts are read, below one folder with a subfolder of images for each subtask:
+Three layouts are read. Two lie below one folder with a subfolder of images for each subtask:
 
 * `{subtask}.txt`, as the evaluation tool has them: image, question and answer, parted by tabs, one question a line;
-* `{subtask}/NAME.txt` beside the image NAME (or `questions_answers_YN/NAME.txt` beside `images/`): question and answer.
+* `{subtask}/NAME.txt` beside the image NAME (or `questions_answers_YN/NAME.txt` beside `images/`): question and answer;
+
+the third is a copy of the hub's, lmms-lab/MME, with the images in the rows: `question_id` (shared by the two questions of
+an image), `question`, `answer`, `category`.
 
 Questions are asked as they stand; they end with "Please answer yes or no." A row that cannot be read costs one sample.
 """
@@ -12,19 +15,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataError
 from ..scoring.mme import HALLUCINATION, SUBTASKS
-from . import files
+from . import files, hub, rows
 from .base import Dataset, Document, Source, Task
 from .pope import ANSWERS
 
+REPOSITORY = "lmms-lab/MME"
+_COLUMNS = ("question_id", "question", "answer", "category")
 _SUFFIXES = (".jpg", ".png", ".jpeg")
 _HINT = (
     "MME is sent out by its authors (github.com/BradyFU/Awesome-Multimodal-Large-Language-Models); give "
-    "task.data=FOLDER, the folder with a subfolder for each subtask; task=mme_scenes needs no download."
+    "task.data=FOLDER, the folder with a subfolder for each subtask, or task.data=hub, or a copy of lmms-lab/MME; "
+    "task=mme_scenes needs no download."
 )
 Row = tuple[str, str, list[str]]
 """Id, place for messages, and fields: image, question, answer."""
@@ -38,9 +44,47 @@ def load(options: Mapping[str, Any]) -> Dataset:
         DataError: a folder or a subtask is missing, empty or contradicts itself.
     """
     subtasks = files.chosen("task.subtasks", "subtask", options["subtasks"], SUBTASKS)
-    data = files.folder("mme", "task.data", options["data"], "subtasks", _HINT)
+    data = hub.place("mme", REPOSITORY, options, "subtasks", _HINT)
+    paths = hub.shards(data, "test")
+    if paths:
+        return read_hub(data, paths, subtasks)
     read = [_read_subtask(data, subtask) for subtask in subtasks]
     return Dataset(tuple(document for found, _ in read for document in found), data, tuple(s for _, s in read))
+
+
+def read_hub(data: Path, paths: Sequence[Path], subtasks: Sequence[str]) -> Dataset:
+    """A copy of lmms-lab/MME; images are unpacked into the cache folder.
+
+    Raises:
+        DataError: a subtask is missing, a file cannot be read, or an image is asked about more than twice.
+    """
+    held = hub.unpack(data, paths, _COLUMNS, lambda fields: str(fields.get("question_id") or ""))
+    asked: Counter[str] = Counter()
+    read = []
+    for row in held.rows:
+        subtask, name = str(row.fields.get("category") or ""), str(row.fields.get("question_id") or f"row-{row.number}")
+        asked[name] += 1
+        read.append(_of_hub(row, subtask, f"{PurePosixPath(name).stem}-{asked[name]}"))
+    found = [document for subtask in subtasks for document in read if document.split == subtask]
+    for subtask in subtasks:
+        if not any(document.split == subtask for document in found):
+            raise DataError(f"There are no questions of {subtask} in {str(data)!r}.", _HINT)
+        _check_pairs([document for document in found if document.split == subtask], f"{REPOSITORY} ({subtask})")
+    strays = [document for document in read if document.split == ""]
+    rows.refuse_twice([*found, *strays], REPOSITORY)
+    return Dataset((*found, *strays), held.images, held.counted(read), revision=hub.commit(data))
+
+
+def _of_hub(row: rows.Row, subtask: str, name: str) -> Document:
+    """A row of the hub's; one of no known subtask has no split."""
+    held = row.fields
+    known = subtask in SUBTASKS
+    problem = row.problem or rows.missing_text(row, ("image", "question", "answer"))
+    problem = problem or (None if known else f"has the category {held.get('category')!r}")
+    problem = problem or _problem([held["image"], held["question"], held["answer"]])
+    if problem is not None:
+        return rows.broken(subtask if known else "", row, problem)
+    return Document(subtask, name, held["image"], held["question"], held["answer"].strip().lower())
 
 
 def read_template(file: Path, subtask: str) -> tuple[list[Document], Source]:
@@ -50,8 +94,8 @@ def read_template(file: Path, subtask: str) -> tuple[list[Document], Source]:
         DataError: it is empty, has no row that can be read, or asks about an image more than twice.
     """
     content = file.read_bytes()
-    rows = [(number, f"line {number}", fields) for number, fields in _lines(content)]
-    documents = _documents(subtask, rows, file.name)
+    held = [(number, f"line {number}", fields) for number, fields in _lines(content)]
+    documents = _documents(subtask, held, file.name)
     return documents, Source(file.name, files.sha256(content), len(documents), _broken(documents))
 
 
@@ -67,8 +111,8 @@ def _read_subtask(data: Path, subtask: str) -> tuple[list[Document], Source]:
         return [_moved(document, below) for document in documents], source
     texts = folder / "questions_answers_YN" if (folder / "questions_answers_YN").is_dir() else folder
     found = [(path.stem, path.read_bytes()) for path in sorted(texts.glob("*.txt"))]
-    rows = [row for stem, content in found for row in _rows_of_image(images, stem, content)]
-    documents = _documents(subtask, rows, f"{subtask}/*.txt")
+    held = [row for stem, content in found for row in _rows_of_image(images, stem, content)]
+    documents = _documents(subtask, held, f"{subtask}/*.txt")
     content = b"".join(stem.encode("utf-8", "surrogateescape") + b"\0" + text + b"\0" for stem, text in found)
     source = Source(f"{subtask}/*.txt", files.sha256(content), len(documents), _broken(documents))
     return [_moved(document, below) for document in documents], source
@@ -89,17 +133,22 @@ def _lines(content: bytes) -> Iterator[tuple[str, list[str]]]:
             yield str(number), line.rstrip("\r").split("\t")
 
 
-def _documents(subtask: str, rows: Iterable[Row], name: str) -> list[Document]:
-    documents = [_document(subtask, *row) for row in rows]
+def _documents(subtask: str, held: Iterable[Row], name: str) -> list[Document]:
+    documents = [_document(subtask, *row) for row in held]
     if not documents:
         raise DataError(f"{name} holds no questions.", "Check the download: each image has two.")
     if _broken(documents) == len(documents):
         raise DataError(f"No row of {name} can be read; {documents[0].error}.", "Is it a file of MME?")
+    _check_pairs(documents, name)
+    return documents
+
+
+def _check_pairs(documents: Sequence[Document], name: str) -> None:
+    """Refuse more than two questions about an image."""
     asked = Counter(document.image for document in documents if not document.error)
-    image, most = asked.most_common(1)[0]
+    image, most = asked.most_common(1)[0] if asked else ("", 0)
     if most > 2:
         raise DataError(f"{name} asks about {image!r} {most} times.", "Each image of a subtask has two questions.")
-    return documents
 
 
 def _document(subtask: str, number: str, place: str, fields: Sequence[str]) -> Document:
@@ -134,12 +183,12 @@ def _broken(documents: Iterable[Document]) -> int:
 TASK = Task(
     name="mme",
     version=1,
-    title="MME: two yes/no questions an image (own folder of subtasks)",
+    title="MME: two yes/no questions an image (own folder of subtasks, or the hub's)",
     load=load,
-    options={"subtasks": list(HALLUCINATION), "data": None},
+    options={"subtasks": list(HALLUCINATION), "data": None, "revision": None},
     max_new_tokens=16,
     scorer="mme",
     parser="official",
     answers=ANSWERS,
-    places=frozenset({"data"}),
+    places=frozenset({"data", "revision"}),
 )

@@ -1,25 +1,36 @@
 """POPE (Li et al., arXiv 2305.10355): is there a ... in the image? Three splits over the same images.
 
-Question files are JSON Lines or one JSON array, told apart by the first character that is not blank; each row has
-`question_id`, `image`, `text` and `label`. Texts are asked as they stand, misspellings of older copies ("imange")
-included. A row that cannot be read costs one sample, not the run.
+Two layouts are read:
+
+* question files `{dataset}_pope_{split}.json` (or `_seem_`) beside a folder of images: JSON Lines or one JSON array,
+  told apart by the first character that is not blank; each row has `question_id`, `image`, `text` and `label`.
+  `dataset` is one of the authors', or any other whose files are there (`sightline build-pope` writes them);
+* the hub's, lmms-lab/POPE, with the images in the rows: the configuration Full (a file for each split), or the default
+  one (all splits together, told apart by `category`).
+
+Texts are asked as they stand, misspellings of older copies ("imange") included. A row that cannot be read costs one
+sample, not the run. The random file comes with 3,000 rows or, in older copies, 2,910: the manifest counts them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...decoders.controls import NO, YES
 from ..errors import ConfigError, DataError, unknown
-from . import files
+from . import files, hub, rows
 from .base import Dataset, Document, Source, Task
 
 SPLITS = ("random", "popular", "adversarial")
 DATASETS = ("coco", "aokvqa", "gqa")
+REPOSITORY = "lmms-lab/POPE"
 ANSWERS = {"yes": YES, "no": NO}
+_COLUMNS = ("question_id", "question", "answer", "image_source", "category")
+_FIELDS = {"question_id": "question_id", "image": "image", "text": "question", "label": "answer"}
 _WHERE = {
     "coco": "the COCO val2014 images (cocodataset.org)",
     "aokvqa": "the COCO val2014 images (cocodataset.org)",
@@ -28,22 +39,58 @@ _WHERE = {
 
 
 def load(options: Mapping[str, Any]) -> Dataset:
-    """The question files of one data set.
+    """The questions of one data set, from its files or from a copy of the hub's.
 
     Raises:
         ConfigError: the data set or a split is not known.
         DataError: a folder is missing, or a file is missing, empty or contradicts itself.
     """
-    name = options["dataset"]
-    if name not in DATASETS:
-        raise ConfigError(*unknown("task.dataset", name, DATASETS))
+    name, splits = str(options["dataset"]), check_splits(options["splits"])
     hint = (
-        f"Get the question files from github.com/RUCAIBox/POPE (folder output) and {_WHERE[name]}, then give "
-        "task.data=FOLDER and task.images=FOLDER; task=pope_scenes needs no download."
+        "Get the question files from github.com/RUCAIBox/POPE (folder output) and "
+        f"{_WHERE.get(name, 'its images')}, then give task.data=FOLDER and task.images=FOLDER; or, for coco, give "
+        "task.data=hub, or a copy of lmms-lab/POPE as task.data=FOLDER; task=pope_scenes needs no download."
     )
-    data = files.folder("pope", "task.data", options["data"], "question files", hint)
+    data = hub.place("pope", REPOSITORY, options, "question files", hint)
+    there = {path.name.split("_pope_")[0] for path in data.glob("*_pope_*.json")}
+    if name not in there | set(DATASETS):
+        raise ConfigError(*unknown("task.dataset", name, there | set(DATASETS)))
+    if name == "coco" and "coco" not in there and any(hub.shards(data, split) for split in ("test", *splits)):
+        return read_hub(data, splits)
     images = files.folder("pope", "task.images", options["images"], "images", hint)
-    return read_folder(data, images, name, check_splits(options["splits"]), hint)
+    return replace(read_folder(data, images, name, splits, hint), revision=hub.commit(data))
+
+
+def read_hub(data: Path, splits: Sequence[str]) -> Dataset:
+    """A copy of lmms-lab/POPE; images are unpacked into the cache folder.
+
+    Raises:
+        DataError: a split is missing, or a file cannot be read or contradicts itself.
+    """
+    apart = [path for split in splits for path in hub.shards(data, split)]
+    whole = all(hub.shards(data, split) for split in splits)
+    paths = apart if whole else hub.shards(data, "test")
+    held = hub.unpack(data, paths, _COLUMNS, lambda fields: str(fields.get("image_source") or ""))
+    read = [_document(*_of_hub(row)) for row in held.rows]
+    found = [document for split in splits for document in read if document.split == split]
+    absent = [split for split in splits if not any(document.split == split for document in found)]
+    if absent:
+        raise DataError(
+            f"There are no questions of {absent[0]} in {str(data)!r}.", f"Is it a copy of {REPOSITORY}, with all files?"
+        )
+    strays = [document for document in read if document.split not in SPLITS]
+    rows.refuse_twice([*found, *strays], REPOSITORY)
+    return Dataset((*found, *strays), held.images, held.counted(read), revision=hub.commit(data))
+
+
+def _of_hub(row: rows.Row) -> tuple[str, str, Any, str | None]:
+    """Split, place, fields by the names of the question files, and problem of a row."""
+    held = row.fields
+    named = {name: held.get(theirs) for name, theirs in _FIELDS.items()}
+    split = str(held.get("category") or "").strip().lower()
+    problem = row.problem or (None if split in SPLITS else f"has the category {held.get('category')!r}")
+    named["label"] = str(named["label"] or "").strip().lower()
+    return split if split in SPLITS else "", f"row {row.number}", named, problem
 
 
 def check_splits(value: Any) -> tuple[str, ...]:
@@ -98,14 +145,17 @@ def _rows(content: bytes, name: str) -> Iterator[tuple[str, Any, str | None]]:
     content = content.removeprefix(b"\xef\xbb\xbf")
     if content.lstrip()[:1] == b"[":
         try:
-            rows = json.loads(content)
+            held = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{name} starts as a JSON array but is none: {error}.", "Check the download.") from error
-        for number, row in enumerate(rows, start=1):
+        for number, row in enumerate(held, start=1):
             yield f"row {number}", row, None
         return
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
+            continue
+        if len(line) > rows.MAX_ROW:
+            yield f"line {number}", None, f"is longer than {rows.MAX_ROW:,} bytes"
             continue
         try:
             yield f"line {number}", json.loads(line), None
@@ -143,10 +193,10 @@ def _problem(row: Any) -> str | None:
 TASK = Task(
     name="pope",
     version=1,
-    title="POPE: objects in real images, yes or no (own question files and images)",
+    title="POPE: objects in real images, yes or no (own question files and images, or the hub's)",
     load=load,
-    options={"dataset": "coco", "data": None, "images": None, "splits": list(SPLITS)},
+    options={"dataset": "coco", "data": None, "images": None, "splits": list(SPLITS), "revision": None},
     max_new_tokens=64,
     answers=ANSWERS,
-    places=frozenset({"data", "images"}),
+    places=frozenset({"data", "images", "revision"}),
 )

@@ -1,14 +1,20 @@
-"""The registry of tasks."""
+"""The registry of tasks: our own and those of other packages.
+
+Another package registers through the entry-point group `sightline.tasks`, each entry naming a `Task`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import Any
 
 from ..errors import ConfigError, TaskCollision, UnknownTask, unknown
 from . import (
+    amber,
     chair,
     chair_scenes,
+    hallusion_bench,
     memo_trap,
     memo_trap_facts,
     mme,
@@ -17,12 +23,15 @@ from . import (
     nq_swap_facts,
     pope,
     pope_scenes,
+    text_vqa,
     truthful_qa,
     truthful_qa_facts,
 )
 from .base import Dataset, Task
 
+GROUP = "sightline.tasks"
 _TASKS: dict[str, Task] = {}
+_loaded_plugins = False
 
 
 def register(task: Task) -> Task:
@@ -39,6 +48,7 @@ def register(task: Task) -> Task:
 
 def names() -> list[str]:
     """All names, sorted."""
+    _load_plugins()
     return sorted(_TASKS)
 
 
@@ -48,9 +58,18 @@ def get(name: str) -> Task:
     Raises:
         UnknownTask: there is none; names the nearest one and lists all.
     """
+    _load_plugins()
     if name not in _TASKS:
         raise UnknownTask(*unknown("task", name, _TASKS))
     return _TASKS[name]
+
+
+def _load_plugins() -> None:
+    global _loaded_plugins
+    if not _loaded_plugins:
+        _loaded_plugins = True
+        for entry in entry_points(group=GROUP):
+            register(entry.load())
 
 
 def load(task: Task, options: Mapping[str, Any]) -> Dataset:
@@ -71,7 +90,18 @@ def settle(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
     return {**task.options, **options}
 
 
-_IMAGES = (chair.TASK, chair_scenes.TASK, mme.TASK, mme_scenes.TASK, pope.TASK, pope_scenes.TASK)
+_IMAGES = (
+    amber.TASK,
+    amber.CAPTION_TASK,
+    chair.TASK,
+    chair_scenes.TASK,
+    hallusion_bench.TASK,
+    mme.TASK,
+    mme_scenes.TASK,
+    pope.TASK,
+    pope_scenes.TASK,
+    text_vqa.TASK,
+)
 _TEXTS = (
     nq_swap.TASK,
     nq_swap_facts.TASK,

@@ -16,6 +16,8 @@ from . import files
 from .base import Document, Source
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+MAX_ROW = 1 << 20
+"""Bytes of a JSON line; a longer one is no question."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,23 @@ def source(file: Path, content: bytes, documents: Sequence[Document], rows: int)
         DataError: not one of its rows can be read.
     """
     broken = [document for document in documents if document.error]
-    if len(broken) == len(documents):
+    if documents and len(broken) == len(documents):
         raise DataError(f"No row of {file.name} can be read; {broken[0].error}.", "Is it the right file?")
     return Source(file.name, files.sha256(content), rows, len(broken))
+
+
+def refuse_twice(documents: Sequence[Document], name: str) -> None:
+    """Refuse documents that share their id within a split, which no score could tell apart.
+
+    Raises:
+        DataError: two do.
+    """
+    seen: set[tuple[str, str]] = set()
+    for document in documents:
+        place = (document.split, document.doc_id)
+        if place in seen:
+            raise DataError(f"{name} holds {document.doc_id!r} of {document.split} twice.", "Ids are unique.")
+        seen.add(place)
 
 
 def broken(split: str, row: Row, problem: str) -> Document:
@@ -104,6 +120,9 @@ def _json_lines(content: bytes) -> Iterator[Row]:
         return
     for number, line in enumerate(text.split(b"\n"), start=1):
         if not line.strip():
+            continue
+        if len(line) > MAX_ROW:
+            yield Row(number, {}, f"is longer than {MAX_ROW:,} bytes")
             continue
         try:
             yield _row(number, json.loads(line))

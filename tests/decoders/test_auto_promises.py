@@ -7,16 +7,9 @@ the first forward; neutral parameters are plain decoding; nothing stays behind.
 import pytest
 import sightline
 import torch
-from image_text import (
-    FAMILY,
-    KINDS,
-    ImageTextSight,
-    image_text_model,
-    image_text_processor,
-    image_text_tokens,
-    questions,
-)
+from image_text import KINDS, ImageTextSight, image_text_model, image_text_processor, questions
 from letters import noise_image
+from naive_family import naive, naive_tokens
 from promised import ACTIVE, CONTEXT, MODES, NEUTRAL, RANKED, STEPS, TEXTS, answers, hooks, lists, spans
 from sightline.decoders.calibration import HeadRanking
 from sightline.models import errors
@@ -98,7 +91,7 @@ def test_generation_equals_naive(models, processors, heads, batch, kind, name):
     moved, width = False, inputs["input_ids"].shape[1]
     for row in range(ROWS):
         sight = ImageTextSight(model, processor, noise_image(row), TEXTS[row], CONTEXT[row])
-        new, trail = image_text_tokens(sight, decoder, given(decoder), STEPS)
+        new, trail = naive_tokens(sight, decoder, given(decoder), STEPS)
         with torch.no_grad():
             plain = [sight.base(new[:step]) for step in range(len(new))]
         moved |= any(not torch.allclose(one, other, atol=1e-2) for one, other in zip(plain, trail, strict=True))
@@ -174,7 +167,7 @@ def test_scores_of_given_answers_equal_naive(models, processors, heads, batch, k
     for row in range(2):
         sight = ImageTextSight(model, processor, noise_image(row), TEXTS[row], CONTEXT[row])
         with torch.no_grad():
-            trail = [FAMILY[decoder.key](sight, decoder, said[:place], given(decoder)) for place in range(3)]
+            trail = [naive(sight, decoder)(sight, decoder, said[:place], given(decoder)) for place in range(3)]
         total = sum(float(scores.log_softmax(-1)[token]) for scores, token in zip(trail, said, strict=True))
         assert float(found[row, 0]) == pytest.approx(total, abs=1e-5)
 

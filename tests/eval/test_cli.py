@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sightline.eval import cli, commands, listing, runner
+from sightline.eval import answering, cli, commands, listing, preparing
 
 HEAVY = ("torch", "transformers", "hydra", "numpy", "PIL", "sightline.models", "sightline.decoders")
 
@@ -15,7 +15,7 @@ HEAVY = ("torch", "transformers", "hydra", "numpy", "PIL", "sightline.models", "
 @pytest.fixture
 def command(overrides, loaded, monkeypatch, capsys, tmp_path):
     """Runs the command line on the random model: `command("run", ...)` -> code, output, error output."""
-    monkeypatch.setattr(runner, "load_model", lambda settings: loaded)
+    monkeypatch.setattr(preparing, "load_model", lambda settings: loaded)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SIGHTLINE_DEBUG", raising=False)
     commands._HELD.clear()
@@ -136,7 +136,7 @@ def test_faults_of_ours_give_code_3(command, monkeypatch):
     def fault(*args, **kwargs):
         raise RuntimeError("never expected")
 
-    monkeypatch.setattr(runner, "make_plan", fault)
+    monkeypatch.setattr(preparing, "make_plan", fault)
     code, _, err = command("run", "run.dir=out")
     assert code == 3
     assert err == "sightline: RuntimeError: never expected (a fault of ours; SIGHTLINE_DEBUG=1 shows where)\n"
@@ -145,7 +145,7 @@ def test_faults_of_ours_give_code_3(command, monkeypatch):
 
 
 def test_interruption_says_how_to_go_on(command, monkeypatch):
-    original, calls = runner.Answerer.ask, []
+    original, calls = answering.Answerer.ask, []
 
     def ask(self, *args):
         calls.append(args)
@@ -153,7 +153,7 @@ def test_interruption_says_how_to_go_on(command, monkeypatch):
             raise KeyboardInterrupt
         return original(self, *args)
 
-    monkeypatch.setattr(runner.Answerer, "ask", ask)
+    monkeypatch.setattr(answering.Answerer, "ask", ask)
     code, _, err = command("run", "run.dir=out")
     assert code == 130
     assert re.search(r"Stopped with \d+ of 54 samples answered\. Go on with:\n  sightline run .*run\.dir=out", err)

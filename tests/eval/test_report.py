@@ -41,7 +41,7 @@ def test_tables_are_marked_up(paths: ReportPaths) -> None:
     assert len(page.tags("caption")) == len(page.tags("table")) > 0
     assert all("scope" in attrs for attrs in page.tags("th"))
     drawings = [attrs for attrs in page.tags("svg") if attrs.get("role") == "img"]
-    assert {attrs["class"] for attrs in drawings} == {"chart wide", "chart narrow"}
+    assert {attrs["class"] for attrs in drawings} == {"chart wide", "chart narrow", "scatter"}
     assert len(page.tags("desc")) == len(drawings)
 
 

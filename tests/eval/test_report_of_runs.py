@@ -14,7 +14,8 @@ def test_report_of_what_the_harness_wrote(launch: Callable[..., Outcome], tmp_pa
     for name in ("greedy", "shift", "vcd"):
         launch(f"decoder={name}", dir=f"runs/{name}")
         score_run(tmp_path / "runs" / name)
-    html, markdown, table = write_report(tmp_path / "runs")
+    paths = write_report(tmp_path / "runs")
+    html, markdown, table = paths.html, paths.markdown, paths.csv
     with table.open(newline="", encoding="utf-8") as file:
         figures = {(row["run"], row["split"], row["metric"]): row for row in csv.DictReader(file)}
     metrics = json.loads((tmp_path / "runs" / "vcd" / "metrics.json").read_text())

@@ -4,11 +4,12 @@ import json
 import shutil
 
 import pytest
-from sightline.eval import runner
+from sightline.eval import preparing, worker
 from sightline.eval.answering import Answerer
 from sightline.eval.errors import ConfigError, DataError, RunFailed, RunFolderError
 from sightline.eval.records import read_samples
-from sightline.eval.runner import Interrupted, out_of_memory, windows
+from sightline.eval.runner import Interrupted
+from sightline.eval.worker import out_of_memory, windows
 from sightline.models.errors import InvalidParameter, SightlineError, UnknownDecoder, UnknownParameter
 
 MODES = (("greedy", "generation=greedy"), ("vcd", "generation=greedy"), ("vcd", "generation=sample"))
@@ -67,14 +68,14 @@ def test_folder_holds_what_the_docs_promise(launch):
 def test_bytes_do_not_depend_on_batch_size_or_order(launch, monkeypatch, decoder, generation):
     one = launch(f"decoder={decoder}", generation, "run.batch_size=1", dir="one")
     many = launch(f"decoder={decoder}", generation, "run.batch_size=7", dir="many")
-    monkeypatch.setattr(runner, "WINDOW", 1)
-    original = runner.make_plan
+    monkeypatch.setattr(worker, "WINDOW", 1)
+    original = preparing.make_plan
 
     def reversed_plan(*args):
         plan = original(*args)
         return type(plan)(plan.samples, plan.requests[::-1])
 
-    monkeypatch.setattr(runner, "make_plan", reversed_plan)
+    monkeypatch.setattr(preparing, "make_plan", reversed_plan)
     other = launch(f"decoder={decoder}", generation, "run.batch_size=3", dir="other")
     assert final(one).read_bytes() == final(many).read_bytes() == final(other).read_bytes()
     assert len({record.output for record in records(one)}) > 5

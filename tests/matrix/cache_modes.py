@@ -34,7 +34,7 @@ def dynamic_cache(case: Case) -> Outcome:
 @mode("static cache", "greedy")
 def static_cache(case: Case) -> Outcome:
     settings = {"cache_implementation": "static", "disable_compile": True}
-    if case.strategy in FORKS and case.name == "mistral_window":
+    if case.strategy in FORKS and case.family.window:
         return case.refused(errors.UnsupportedMode, **settings)
     if case.strategy in ASIDE:
         try:
@@ -65,7 +65,8 @@ def offloaded_static_cache(case: Case) -> Outcome:
 
 
 def _quantised(case: Case, backend: str) -> Outcome:
-    settings = {"cache_implementation": "quantized", "cache_config": {"backend": backend}}
+    groups = {"q_group_size": 16} if backend == "quanto" else {}  # of what stands together; keys here are 16 wide
+    settings = {"cache_implementation": "quantized", "cache_config": {"backend": backend, **groups}}
     try:
         plain = case.tried(backend, **settings)
     except Exception as error:
@@ -91,7 +92,7 @@ def _soft(case: Case) -> Case:
     No rank, no threshold, few words, and no contrast stronger than 1, which adds the differences of base and branch up.
     """
     changes: dict[str, Any] = {
-        "dagcd": {"gating": "soft", "top_rank": 96},
+        "dagcd": {"gating": "soft", "top_rank": case.model.config.get_text_config(decoder=True).vocab_size},
         "code": {"desc_max_new_tokens": 1},
     } | {name: {"alpha": 1.0} for name in ("avc", "iava", "hicd", "cad", "decore", "random_heads")}
     if case.strategy != "avc+decore":
@@ -158,7 +159,8 @@ def filled_cache(case: Case) -> Outcome:
     if not case.plain:
         return case.refused(errors.UnsupportedMode, longer, past_key_values=cache())
     if case.name != "instructblip":  # the cache holds the images
-        longer = {name: longer[name] for name in ("input_ids", "attention_mask")}
+        kept = ("input_ids", "attention_mask", *(["token_type_ids"] if case.family.prefix else []))
+        longer = {name: longer[name] for name in kept}
     try:
         plain = case.bare(longer, past_key_values=cache())
     except Exception as error:
@@ -178,12 +180,12 @@ def embeddings(case: Case) -> Outcome:
     if case.name == "instructblip":  # embeds words before its own loop, and puts the images in place itself
         same(case.both(inputs, given=inputs | other), case.default)
         return equal("greedy")
-    if not case.plain:
-        return case.refused(errors.UnsupportedMode, inputs, given=other)
     try:
-        plain = case.bare(other)
+        plain = case.tried("embeddings", inputs=other)
     except Exception as error:
         return missing(error)
+    if not case.plain:
+        return case.refused(errors.UnsupportedMode, inputs, given=other)
     same(case.run(inputs, given=other), plain)
     return equal("plain generate()")
 
@@ -191,10 +193,13 @@ def embeddings(case: Case) -> Outcome:
 @mode("chunked prefill", "greedy")
 def chunks(case: Case) -> Outcome:
     try:
-        case.tried("chunks", prefill_chunk_size=5)
+        plain = case.tried("chunks", prefill_chunk_size=5)
     except Exception as error:
         return missing(error)
-    if case.strategy in FORKS | REFINED | ASIDE:
+    if not case.family.pieces and case.plain:
+        same(case.run(prefill_chunk_size=5), plain)
+        return equal("plain generate(), which then says something else")
+    if not case.family.pieces or case.strategy in FORKS | REFINED | ASIDE:
         return case.refused(errors.UnsupportedMode, prefill_chunk_size=5)
     same(case.both(prefill_chunk_size=5), case.default)
     return equal("greedy")

@@ -6,6 +6,7 @@ import cache_modes
 import loop_modes
 from cells import IMAGES, STRATEGIES, Bench, Outcome
 from families import FAMILIES
+from modes import FORKS
 from modes import MODES as ENTERED
 from selection import Cell, pairwise
 from sightline.models import errors
@@ -15,9 +16,20 @@ MODES = {key: each for part in PARTS for key, each in ENTERED.items() if each.ru
 """In the order in which they are written."""
 
 
+def refused(strategy: str, family: str) -> type[errors.SightlineError] | None:
+    """The error by which every mode is refused alike; None where modes differ.
+
+    Strategies that contrast images meet families that take none, and strategies that share a prompt up to its last
+    token one whose tokens see later ones.
+    """
+    if strategy in IMAGES and not FAMILIES[family].images:
+        return errors.MissingImage
+    return errors.UnsupportedMode if strategy in FORKS and FAMILIES[family].prefix else None
+
+
 def idle(strategy: str, family: str) -> bool:
-    """Whether the strategy contrasts images and the family takes none, so that every mode is refused alike."""
-    return strategy in IMAGES and not FAMILIES[family].images
+    """Whether every mode is refused alike."""
+    return refused(strategy, family) is not None
 
 
 def everything() -> list[Cell]:
@@ -37,6 +49,5 @@ def run_cell(bench: Bench, strategy: str, family: str, mode: str) -> Outcome:
         AssertionError: a promise does not hold; any other exception is a failure, too.
     """
     case = bench.case(strategy, family)
-    if idle(strategy, family):
-        return case.refused(errors.MissingImage)
-    return MODES[mode].run(case)
+    error = refused(strategy, family)
+    return case.refused(error) if error else MODES[mode].run(case)

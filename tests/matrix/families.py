@@ -1,16 +1,18 @@
 """The families of the matrix: small random models in float64 with real processors. One entry in `FAMILIES` each.
 
-All decoders have three layers of four heads and 96 tokens, so that every family is served by the same head lists.
+All decoders have three layers of four heads, so that every family is served by the same head lists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 import transformers
+from image_text import ImageTextSight, image_text_model, image_text_processor, questions
 from instructed import instructed_model, instructed_processor
 from letters import asked, llava_processor, noise_image, tokenizer
 from naive_family import Sight
@@ -34,6 +36,15 @@ Row = tuple[Sequence[int], str]
 """Seeds of the images of a prompt, and its text."""
 
 
+def _asked(processor: Any, images: Sequence[Sequence[Any]], texts: Sequence[str]) -> dict[str, torch.Tensor]:
+    """By the chat template, then the processor."""
+    if any(images):
+        return asked(processor, images, texts)
+    turns = [[{"role": "user", "content": [{"type": "text", "text": text}]}] for text in texts]
+    prompts = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
+    return dict(processor(text=prompts, padding=True, return_tensors="pt"))
+
+
 @dataclass(frozen=True)
 class Family:
     """A family as the matrix knows it.
@@ -41,16 +52,25 @@ class Family:
     Attributes:
         make: its model, in float64 and in evaluation mode, and its processor.
         images: it takes images.
+        asked: model inputs of rows of images, some of which may have none, and their texts.
         sizes: width and height of images, in turn.
         several: empty, or why a prompt of it has one image at most.
+        window: some of its layers see less than the prompts here.
+        prefix: tokens of a prompt see later ones, so that strategies which share a prompt up to its last token are
+            refused whatever the mode.
+        pieces: a prompt that is run in pieces says what it says in one.
         sight: the naive version of a prompt (`naive_family.Sight`); None where there is none.
         k: a threshold of CG-VLM under which its gate opens now and then.
     """
 
     make: Callable[[], tuple[Any, Any]]
     images: bool = True
+    asked: Callable[[Any, Sequence[Sequence[Any]], Sequence[str]], dict[str, torch.Tensor]] = field(default=_asked)
     sizes: Sequence[tuple[int, int]] = SQUARE
     several: str = ""
+    window: bool = False
+    prefix: bool = False
+    pieces: bool = True
     sight: type[Sight] | None = field(default=Sight)
     k: float = 0.025
 
@@ -64,11 +84,7 @@ class Family:
             texts = [f"USER: {text} ASSISTANT:" for _, text in rows]
             made = dict(processor(texts, padding=True, return_tensors="pt"))
             return {name: made[name] for name in ("input_ids", "attention_mask")}
-        if any(seeds for seeds, _ in rows):
-            return asked(processor, [self.shown(seeds) for seeds, _ in rows], [text for _, text in rows])
-        turns = [[{"role": "user", "content": [{"type": "text", "text": text}]}] for _, text in rows]
-        prompts = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
-        return dict(processor(text=prompts, padding=True, return_tensors="pt"))
+        return self.asked(processor, [self.shown(seeds) for seeds, _ in rows], [text for _, text in rows])
 
 
 class TextSight(Sight):
@@ -167,6 +183,12 @@ def _qwen(kind: str) -> Callable[[], tuple[Any, Any]]:
     return lambda: (qwen_model(kind), qwen_processor(kind))
 
 
+def _auto(kind: str, *, splits: bool = False, **settings: Any) -> Family:
+    """A type that the general adapter serves by what it knows of it."""
+    make = lambda: (image_text_model(kind), image_text_processor(kind, splits))  # noqa: E731
+    return Family(make, asked=partial(questions, kind), **({"sight": ImageTextSight} | settings))
+
+
 FAMILIES: dict[str, Family] = {
     "llava": Family(_llava, k=0.05),
     "llava_next": Family(_llava_next, sizes=((40, 16), (16, 24), (32, 32)), sight=None),
@@ -175,7 +197,12 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(_qwen("qwen2_vl"), sizes=MIXED, sight=QwenSight, k=0.01),
     "qwen2_5_vl": Family(_qwen("qwen2_5_vl"), sizes=MIXED, sight=QwenSight, k=0.003),
     "qwen3_vl": Family(_qwen("qwen3_vl"), sizes=MIXED, sight=QwenSight),
+    "gemma3": _auto("gemma3", window=True, pieces=False, k=0.03),
+    "idefics3": _auto("idefics3", k=0.01),
+    "internvl": _auto("internvl", k=0.005),
+    "paligemma": _auto("paligemma", prefix=True, pieces=False),
+    "smolvlm": _auto("smolvlm", splits=True, sizes=((32, 32), (16, 16), (32, 16)), sight=None, k=0.01),
     "llama": Family(_text("Llama"), images=False, sight=TextSight),
     "qwen3": Family(_text("Qwen3", head_dim=8), images=False, sight=TextSight),
-    "mistral_window": Family(_text("Mistral", sliding_window=24), images=False, sight=None),
+    "mistral_window": Family(_text("Mistral", sliding_window=24), images=False, window=True, sight=None),
 }

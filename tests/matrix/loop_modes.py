@@ -236,8 +236,9 @@ def outputs(case: Case) -> Outcome:
     found = case.run(output_scores=True, output_hidden_states=True)
     same(found, case.default)
     output, rows = found.output, len(found.tokens)
+    words = case.model.config.get_text_config(decoder=True).vocab_size
     for scores, logits in zip(output.scores, output.logits, strict=True):
-        assert scores.shape == logits.shape == (rows, 96)
+        assert scores.shape == logits.shape == (rows, words)
     assert all(state.shape[0] == rows for step in output.hidden_states for state in step)
     assert all(layer.keys.shape[0] == rows for layer in output.past_key_values.layers)
     return equal("greedy; base rows alone")

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from sightline.models import adapter as module
-from sightline.models import adapter_for, attention, errors
+from sightline.models import adapter_for, attention, errors, self_check
 from sightline.models.attention import NAME, LayerState, installed, last_row
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
@@ -136,7 +135,7 @@ def test_vision_towers_keep_their_own_attention(llava):
 def test_self_check_passes_and_finds_a_dropped_mask(llama, llava, monkeypatch):
     for model in (llama, llava):
         adapter_for(model).self_check()
-    monkeypatch.setattr(module, "_CHECKED", {})
+    monkeypatch.setattr(self_check, "_CHECKED", {})
     monkeypatch.setattr(
         attention, "last_row", lambda q, k, mask, scaling=None, bias=None: last_row(q, k, None, scaling, bias)
     )
@@ -145,7 +144,7 @@ def test_self_check_passes_and_finds_a_dropped_mask(llama, llava, monkeypatch):
 
 
 def test_self_check_finds_edits_that_do_nothing(llama, monkeypatch):
-    monkeypatch.setattr(module, "_CHECKED", {})
+    monkeypatch.setattr(self_check, "_CHECKED", {})
     monkeypatch.setattr(LayerState, "keep", lambda *args: None)
     with pytest.raises(errors.SelfCheckFailed, match="changes nothing"):
         adapter_for(llama).self_check()

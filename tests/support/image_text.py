@@ -9,7 +9,7 @@ import warnings
 import torch
 import transformers
 from letters import LETTERS, SPECIAL
-from naive_family import NAIVE, Sight, best, cut
+from naive_family import NAIVE, Sight, cut
 from naive_maps import full_maps, vision_map
 from naive_selection import hidden_columns, interaction
 from sightline.models.image_only import image_only
@@ -160,7 +160,7 @@ def image_text_processor(kind, splits=False):
 
 
 def questions(kind, processor, images, texts):
-    """Model inputs, float64, as a user makes them; images row by row."""
+    """Model inputs, float64, as a user makes them; images row by row. Without any image, texts alone."""
     if kind == "paligemma":
         prompts = ["<image>" * len(row) + text for row, text in zip(images, texts, strict=True)]
     else:
@@ -169,6 +169,10 @@ def questions(kind, processor, images, texts):
             for row, text in zip(images, texts, strict=True)
         ]
         prompts = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
+    if not any(images):  # PaliGemma's processor insists on an image
+        reader = processor.tokenizer if kind == "paligemma" else processor
+        more = {"return_token_type_ids": True} if kind == "paligemma" else {}
+        return dict(reader(text=prompts, padding=True, return_tensors="pt", **more))
     given = [list(row) for row in images]
     more = {"crop_to_patches": False} if kind == "internvl" else {}
     if kind in ("internvl", "paligemma"):
@@ -350,21 +354,19 @@ def described(sight, strategy, new, given):
     return NAIVE["code"](sight, strategy, new, given)
 
 
-FAMILY = NAIVE | {
+def silenced(sight, strategy, new, given):
+    """The masked heads alone."""
+    first = 0 if strategy.mask_prefill else len(sight.ids) - 1
+    return sight.logits(sight.embedded(new), disabled(given["heads"], first, strategy.head_mask_mode))
+
+
+ImageTextSight.own = {
     "decore": contrasted_heads,
+    "random_heads": contrasted_heads,
+    "masked_only": silenced,
     "hicd": contrasted_heads,
     "cgvlm": gazing,
     "avc": blind,
     "causalmm": counterfactual,
     "code": described,
 }
-
-
-@torch.no_grad()
-def image_text_tokens(sight, strategy, given, steps, eos=2):
-    """New tokens under a strategy, and the scores of each step."""
-    new, trail = [], []
-    while len(new) < steps and eos not in new:
-        trail.append(FAMILY[strategy.key](sight, strategy, new, given))
-        new.append(best(trail[-1].tolist()))
-    return new, trail

@@ -5,6 +5,7 @@ decoder, and its head. Everything else is arithmetic on attention maps and logit
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from boosted import pushed
@@ -33,6 +34,9 @@ class Sight:
         image, text: as a user has them.
         context: the part of the text that is marked.
     """
+
+    own: ClassVar = {}
+    """Strategies that are written out another way for this sight, beside `NAIVE`."""
 
     def __init__(self, model, processor, image, text, context=None):
         self.model, self.processor, self.image, self.text = model, processor, image, text
@@ -287,11 +291,16 @@ NAIVE = {
 }  # fmt: skip
 
 
+def naive(sight, strategy):
+    """What gives the scores of a strategy: `(sight, strategy, new, given)`."""
+    return sight.own.get(strategy.key, NAIVE[strategy.key])
+
+
 @torch.no_grad()
 def naive_tokens(sight, strategy, given, steps, eos=2):
     """New tokens under a strategy, and the scores of each step."""
     new, trail = [], []
     while len(new) < steps and eos not in new:
-        trail.append(NAIVE[strategy.key](sight, strategy, new, given))
+        trail.append(naive(sight, strategy)(sight, strategy, new, given))
         new.append(best(trail[-1].tolist()))
     return new, trail
