@@ -236,4 +236,4 @@ def settle_newest(
         mine, its = (list(each) for each in zip(*pairs, strict=True))
         first = torch.stack(mine)
         chosen = torch.where(opened.to(first.device)[:, None, None], torch.stack(its), first).unbind()
-        torch._foreach_copy_(mine + its, [*chosen, *chosen])
+        torch._foreach_copy_(mine + its, [*chosen, *chosen])  # pyright: ignore[reportPrivateImportUsage]

@@ -1,15 +1,15 @@
-"""What a decoder costs at full size by arithmetic: bytes that have to be read, and multiplications that have to be done.
+"""What a decoder costs at full size by arithmetic: bytes that have to be read, multiplications that have to be done.
 
 Forwards, rows and tokens are counted on the model's narrow twin by real attachments; only then a price is put on each
-call, as on a roofline. With W the bytes of the decoder's weights, B the memory's bandwidth, F its operations a second, r
-rows, c columns and k keys a row of a call,
+call, as on a roofline. With W the bytes of the decoder's weights, B the memory's bandwidth, F its operations a second,
+r rows, c columns and k keys a row of a call,
 
     seconds = max((W + r k kv) / B, (2 P r c + 4 a r c k) / F)
 
-P the decoder's parameters, kv the bytes of a token's keys and values, a = layers * heads * head size. The head is priced
-by its own calls, the vision tower by its patches. Left out, for all contenders alike: the time to launch kernels, tensor
-algebra over the vocabulary, and whatever keeps a kernel from its peak. So this is a lower bound of the ratio that a
-machine shows, and never a measurement.
+P the decoder's parameters, kv the bytes of a token's keys and values, a = layers * heads * head size. The head is
+priced by its own calls, the vision tower by its patches. Left out, for all contenders alike: the time to launch
+kernels, tensor algebra over the vocabulary, and whatever keeps a kernel from its peak. So this is a lower bound of the
+ratio that a machine shows, and never a measurement.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, StoppingCriteriaList
 
+from ...models.adapter import Adapter
 from ...models.auto import adapter_for
 from . import configs
 from .contenders import Clock, Contender
@@ -127,14 +128,19 @@ def predict(contenders: Sequence[Contender], subject: Subject, machine: Machine)
     sizes, adapter = Sizes.of(subject.loaded.name), subject.loaded.adapter
     found = []
     for contender in contenders:
-        for _ in range(2):  # what is kept per image is paid for by the first run
-            with counted(adapter) as counts, torch.no_grad():
-                contender.run(StoppingCriteriaList([Clock(adapter.model.device, counts)]))
+        _counts(contender, adapter)  # what is kept per image is paid for by the first run
+        counts = _counts(contender, adapter)
         first = sum(sizes.seconds(call, machine) for call in counts.prefill)
         later = sum(sizes.seconds(call, machine) for call in counts.decode)
         token = later / counts.steps if counts.steps else first
         found.append(Predicted(contender.name, first, token, sizes.held(counts), counts.summary()))
     return found
+
+
+def _counts(contender: Contender, adapter: Adapter) -> Counts:
+    with counted(adapter) as counts, torch.no_grad():
+        contender.run(StoppingCriteriaList([Clock(adapter.model.device, counts)]))
+    return counts
 
 
 def _parameters(module: Any) -> int:

@@ -1,8 +1,8 @@
 """Published models by their shapes: full-size configurations for random weights, so that nothing is downloaded.
 
 The numbers are facts of the checkpoints' own `config.json`. `llava-0.5b` is nobody's checkpoint: a LLaVA of half a
-billion parameters, which a CPU can time. A *narrow twin* has the same prompts, image tokens, vocabulary and layers of the
-decoder, but thin ones: what is counted on it holds for the full size, for counts do not know widths.
+billion parameters, which a CPU can time. A *narrow twin* has the same prompts, image tokens, vocabulary and layers of
+the decoder, but thin ones: what is counted on it holds for the full size, for counts do not know widths.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What one decode step does besides matrix products: operations that are launched, and reads that make the host wait.
 
-A kernel costs its launch however little it works on, and a value that Python reads (`.item()`, `bool(tensor)`, a boolean
-index) makes the host wait for the device. Both are counted, not timed: between two tokens of a `generate()`, for plain
-greedy decoding and for each contender.
+A kernel costs its launch however little it works on, and a value that Python reads (`.item()`, `bool(tensor)`, a
+boolean index) makes the host wait for the device. Both are counted, not timed: between two tokens of a `generate()`,
+for plain greedy decoding and for each contender.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A stand-in for a model's processor and calibrations: letters for tokens, heads drawn at random.
 
-A benchmark of speed needs prompts of a length, not of a meaning. The tokenizer is a real one of the `tokenizers` library
-in which every id is one letter and special tokens have the ids that the model's configuration gives them. So strategies
-that tokenise text of their own (CODE, IAVA, CG-VLM) run as they are, and whatever a model of random weights has said can
-be read back, as many tokens as it was.
+A benchmark of speed needs prompts of a length, not of a meaning. The tokenizer is a real one of the `tokenizers`
+library in which every id is one letter and special tokens have the ids that the model's configuration gives them. So
+strategies that tokenise text of their own (CODE, IAVA, CG-VLM) run as they are, and whatever a model of random weights
+has said can be read back, as many tokens as it was.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ class Subject:
         try:
             yield
         finally:
-            for settings, settings.eos_token_id, settings.pad_token_id in held:
-                pass
+            for settings, end, pad in held:
+                settings.eos_token_id, settings.pad_token_id = end, pad
 
 
 def subject(
@@ -175,13 +175,13 @@ def _standin_inputs(loaded: Loaded, shape: Shape) -> dict[str, Tensor]:
         parts: Any = text if image is None else [{"type": "image"}, {"type": "text", "text": text}]
         turn = [{"role": "user", "content": parts}]
         prompt = loaded.processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        ids: list[int] = loaded.processor.tokenizer.encode(prompt)
-        placed = [id for one in ids for id in ([image] * tokens if one == image else [one])]
-        rows.append([image] * tokens + ids if config.model_type == "instructblip" else placed)
+        words: list[int] = loaded.processor.tokenizer.encode(prompt)
+        placed = [id for one in words for id in ([image] * tokens if one == image else [one])]
+        rows.append([image] * tokens + words if config.model_type == "instructblip" else placed)
     ids = torch.tensor(rows)
     made = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pixels}
     if "image_grid_thw" in made:
-        made["mm_token_type_ids"] = (ids == image).long()
+        made["mm_token_type_ids"] = ids.eq(image or 0).long()
     if config.model_type == "instructblip":
         made["qformer_input_ids"] = ids[:, tokens:].clone()
         made["qformer_attention_mask"] = torch.ones_like(made["qformer_input_ids"])

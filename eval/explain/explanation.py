@@ -192,7 +192,7 @@ def explain(
         plain = _answer(decoders.generate(model, "greedy", inputs, **shared), inputs, processor)
     ids = _ids(found.output)[0]
     title = name or Path(str(model.config.name_or_path)).name or type(model).__name__
-    return explanation(model, strategy, inputs, ids, found.tokens[0], processor, image, plain, title)
+    return explanation(model, strategy, inputs, ids, found.tokens[0], processor, image, plain, title, found.branches)
 
 
 def explanation(

@@ -50,10 +50,14 @@ def _header(told: Explanation, made: Drawing) -> int:
         x += HEADER + 20
     text = [Text(x, y + 18, f"{clean(told.title)} on {clean(told.model)}", 20, bold=True)]
     settings = shorten(clean(parameters(dict(told.params))), LETTERS)
-    lines: list[tuple[str, Role]] = [(settings, "soft")] if settings else []
-    lines += [(line, "soft") for line in _wrapped(told.prompt, 2)]
-    lines += [(line, "ink") for line in _wrapped(told.answer, 4)]
-    lines += [(f"Greedy: {line}" if not at else line, "soft") for at, line in enumerate(_wrapped(told.plain or "", 3))]
+    greedy = [f"Greedy: {line}" if not at else line for at, line in enumerate(_wrapped(told.plain or "", 3))]
+    blocks: list[tuple[Role, list[str]]] = [
+        ("soft", [settings] if settings else []),
+        ("soft", _wrapped(told.prompt, 2)),
+        ("ink", _wrapped(told.answer, 4)),
+        ("soft", greedy),
+    ]
+    lines: list[tuple[str, Role]] = [(line, role) for role, block in blocks for line in block]
     text += [Text(x, y + 42 + LINE * at, line, 14, role) for at, (line, role) in enumerate(lines)]
     made.marks += text
     bottom = max(y + (HEADER if told.image is not None else 0), round(text[-1].y)) + 24

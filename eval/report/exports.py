@@ -109,8 +109,8 @@ def _card(model: str, views: Sequence[View]) -> str:
     of = f" {', '.join(versions)}" if versions else ""
     return (
         f"## Decoding against hallucination: {model}\n\n"
-        f"Measured with sightline{of}. Differences are paired, sample by sample, with 95 % intervals resampled by image; "
-        "better and worse hold after Holm's correction. The best control is picked on these data.\n\n"
+        f"Measured with sightline{of}. Differences are paired, sample by sample, with 95 % intervals resampled by "
+        "image; better and worse hold after Holm's correction. The best control is picked on these data.\n\n"
         f"{table_of(HEADS, rows)}\n"
     )
 

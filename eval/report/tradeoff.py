@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .board import Entry, Section
@@ -87,9 +87,12 @@ def _panel(id: str, title: str, section: Section, kind: str, held: Sequence[tupl
     def up(gain: float) -> float:
         return round(TOP + (high - gain) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
 
+    def end(of: float | None) -> float | None:
+        return None if of is None else up(of)
+
     points = [
         Point(
-            across(price), up(gain[0]), None if gain[2] is None else up(gain[2]), None if gain[1] is None else up(gain[1]),
+            across(price), up(gain[0]), end(gain[2]), end(gain[1]),
             entry.role, _words(section, entry, price, kind),
         )
         for (entry, price), gain in zip(held, gains, strict=True)
@@ -119,12 +122,11 @@ def _gain(section: Section, entry: Entry) -> tuple[float, float | None, float | 
     return value, ends[0], ends[1]
 
 
-def _prices(cheapest: float, dearest: float, across: object) -> tuple[tuple[float, str], ...]:
-    assert callable(across)
+def _prices(cheapest: float, dearest: float, across: Callable[[float], float]) -> tuple[tuple[float, str], ...]:
     within = [step for step in _STEPS if cheapest <= step <= dearest]
     found: list[tuple[float, str]] = []
     for step in within:
-        x = float(across(step))
+        x = across(step)
         if not found or x - found[-1][0] > 34:
             found.append((x, f"{step:g}\u00d7"))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Writes `report.html`, and the same as Markdown, CSV, JSON and a fragment for a model card, of all runs in a folder."""
+"""Writes `report.html`, and the same as Markdown, CSV, JSON and part of a model card, of all runs in a folder."""
 
 from __future__ import annotations
 

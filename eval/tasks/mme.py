@@ -5,8 +5,8 @@ Three layouts are read. Two lie below one folder with a subfolder of images for 
 * `{subtask}.txt`, as the evaluation tool has them: image, question and answer, parted by tabs, one question a line;
 * `{subtask}/NAME.txt` beside the image NAME (or `questions_answers_YN/NAME.txt` beside `images/`): question and answer;
 
-the third is a copy of the hub's, lmms-lab/MME, with the images in the rows: `question_id` (shared by the two questions of
-an image), `question`, `answer`, `category`.
+the third is a copy of the hub's, lmms-lab/MME, with the images in the rows: `question_id` (shared by the two questions
+of an image), `question`, `answer`, `category`.
 
 Questions are asked as they stand; they end with "Please answer yes or no." A row that cannot be read costs one sample.
 """

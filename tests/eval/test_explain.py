@@ -1,0 +1,94 @@
+"""`sightline explain` and `sightline.explain`: what is told equals what a trace says, in every form."""
+
+import json
+
+import pytest
+import sightline
+from PIL import Image
+from sightline.eval.cli import main
+from sightline.eval.errors import UsageError
+from sightline.eval.explain.command import parted
+from sightline.eval.scenes import draw_scene
+
+QUESTION = "Please describe this image in detail."
+
+
+@pytest.fixture(scope="module")
+def told():
+    tiny = sightline.load("tiny-llava")
+    image = draw_scene("test", 5).image()
+    inputs = tiny.processor(images=image, text=f"USER: <image>\n{QUESTION} ASSISTANT:", return_tensors="pt")
+    strategy = sightline.VCD(alpha=3.0, noise_step=900)
+    found = sightline.explain(tiny.model, strategy, inputs, processor=tiny.processor, image=image, max_new_tokens=24)
+    trace = sightline.trace(tiny.model, strategy, inputs, max_new_tokens=24, do_sample=False)
+    return found, trace, tiny, inputs
+
+
+def test_steps_are_those_of_the_trace(told):
+    found, trace, tiny, inputs = told
+    assert [step.trace.token for step in found.steps] == [each.token for each in trace.tokens[0]]
+    assert "".join(step.text for step in found.steps).replace("</s>", "").strip() == found.answer.strip()
+    assert found.branches == ("noised",)
+    plain = tiny.model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert found.plain.strip() == tiny.processor.decode(plain, skip_special_tokens=True).strip()
+    for step in found.changed:
+        assert step.ousted is not None
+        assert step.chances.base < 0.5 or step.chances.decoded > step.chances.base
+
+
+def test_attention_lies_on_the_image_and_adds_up(told):
+    found, *_ = told
+    shown = found.attention_at(0)
+    assert shown.shape == (8, 8)
+    assert shown.min() >= 0
+    assert found.attention.shape == shown.shape
+
+
+@pytest.mark.parametrize("form", [".html", ".svg", ".png", ".json", ".txt"])
+def test_every_form_is_written(told, tmp_path, form):
+    found, *_ = told
+    file = found.save(tmp_path / f"told{form}")
+    if form == ".png":
+        with Image.open(file) as image:
+            assert image.width > 400
+    elif form == ".json":
+        held = json.loads(file.read_text())
+        assert held["decoder"]["key"] == "vcd" if isinstance(held["decoder"], dict) else held["decoder"] == "vcd"
+    else:
+        text = file.read_text()
+        assert "VCD" in text or "vcd" in text
+        assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_the_command_decodes_as_a_run_does(tmp_path, capsys):
+    image = tmp_path / "scene.png"
+    draw_scene("test", 5).image().save(image)
+    out = tmp_path / "told.html"
+    code = main(["explain", f"image={image}", f"prompt={QUESTION}", "decoder=vcd", "decoder.alpha=3.0", f"out={out}"])
+    assert code == 0
+    printed = capsys.readouterr().out
+    assert str(out) in printed
+    assert "noised" in printed
+    assert out.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["image=nowhere.png", "prompt=x"], "There is no image"),
+        (["decoder=vcd"], "There is no prompt"),
+        (["prompt=x", "out=told.gif"], "has no form that is known"),
+        (["prompt=x"], "asks about an image"),
+        (["prompt=x", "model=tiny-llama", "context=passage"], "The context is not part of the prompt"),
+    ],
+)
+def test_what_is_wrong_is_said(given, message, capsys):
+    assert main(["explain", *given]) != 0
+    assert message in capsys.readouterr().err
+
+
+def test_own_arguments_and_overrides_are_told_apart():
+    own, overrides = parted(["prompt=a=b", "decoder=vcd", "image=x.png"])
+    assert own == {"prompt": "a=b", "image": "x.png"}
+    assert overrides == ["decoder=vcd"]
+    assert issubclass(UsageError, Exception)
