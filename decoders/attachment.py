@@ -66,7 +66,7 @@ class Attachment(LogitsProcessor):
         *,
         trace: bool = False,
     ):
-        kind = choose(branching)
+        kind = choose(branching, adapter.model.device, adapter.model.dtype)
         adapter.check_inputs(request.inputs)
         self.strategy = strategy
         self.stats = Stats()

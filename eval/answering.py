@@ -246,7 +246,7 @@ class Answerer:
         return answers, cost
 
     def _generate(
-        self, inputs: dict[str, Any], seeds: Sequence[int | None], attachment: Attachment | None
+        self, inputs: dict[str, Any], seeds: Sequence[int | None], attachment: Attachment | None, **more: Any
     ) -> tuple[Tensor, Reader]:
         drawn = [seed for seed in seeds if seed is not None] if self.generation.mode == "sample" else []
         beams = self.generation.num_beams if self.generation.mode == "beam" else 1
@@ -255,7 +255,7 @@ class Answerer:
         last = samplers(self.generation, drawn) if self.generation.mode == "sample" else []
         processors = LogitsProcessorList([*first, reader, *last])
         run: Any = self.loaded.model.generate
-        ids = run(**inputs, generation_config=self.config, logits_processor=processors)
+        ids = run(**inputs, generation_config=self.config, logits_processor=processors, **more)
         return ids[:, inputs["input_ids"].shape[1] :], reader
 
     def _plain_cost(self, reader: Reader) -> Cost:

@@ -24,6 +24,7 @@ COMMANDS = {
     "leaderboard": "a list of runs, and the report over them",
     "gallery": "samples of runs side by side, and why words changed",
     "explain": "what a decoder did with one prompt, token by token",
+    "play": "a page to try decoders side by side (needs the extra play)",
     "tune": "choose a decoder's setting from a sweep on validation data",
     "bench": "what decoders cost beside plain greedy decoding, side by side",
     "calibrate": "measure a model's heads once, for the decoders that need them",

@@ -236,6 +236,11 @@ def build_pope(arguments: Sequence[str]) -> int:
     return OK
 
 
+def play(arguments: Sequence[str]) -> int:
+    """`sightline play [--host ADDRESS] [--port N] [OVERRIDE...]`"""
+    return importlib.import_module(".play", __package__).main(arguments)
+
+
 def models(arguments: Sequence[str]) -> int:
     """`sightline models`"""
     return _list("models", "models", arguments)

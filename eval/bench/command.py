@@ -20,7 +20,7 @@ from ..records import write_atomic, write_json
 from . import analytic, show
 from .configs import SHAPES
 from .contenders import Contender, decoder, guidance, naive, plain
-from .measure import measure
+from .measure import counts, measure
 from .operations import beside, decode_step
 from .subject import Shape, Subject, subject
 
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, metavar="N", help="pixels a side; default: the model's own, or 336")
     parser.add_argument("--threads", type=int, metavar="N", help="of the processor; default: torch's own")
     parser.add_argument("--out", metavar="DIR", help="write bench.json, bench.md and bench.svg there")
+    parser.add_argument("--counts", action="store_true", help="forwards, rows and prefilled tokens, no times")
     parser.add_argument("--profile", action="store_true", help="operations and host reads of one decode step, no times")
     parser.add_argument("--analytic", action="store_true", help="predict at full size by arithmetic; nothing is timed")
     parser.add_argument(
@@ -81,6 +82,10 @@ def run(given: argparse.Namespace, command: Sequence[str]) -> int:
             contenders = _contenders(given, asked)
             if given.analytic:
                 return _predict(given, asked, contenders)
+            if given.counts:
+                found = [(each.name, counts(each, asked.loaded.adapter)) for each in contenders]
+                sys.stdout.write(f"{_title(asked)}\n\n{show.counted(found)}")
+                return 0
             if given.profile:
                 return _profile(asked, contenders)
             return _measure(given, asked, contenders, command)

@@ -97,6 +97,14 @@ def measure(
     return found
 
 
+def counts(contender: Contender, adapter: Adapter) -> dict[str, Any]:
+    """What a contender runs, see `Counts.summary`; what is kept per image, such as a description, is there already."""
+    _generate(contender, Clock(adapter.model.device))
+    with counted(adapter) as found:
+        _generate(contender, Clock(adapter.model.device, found))
+    return found.summary()
+
+
 def _prepared(contender: Contender, adapter: Adapter) -> Timed:
     if contender.strategy is not None and contender.strategy.needs_attention:
         adapter.self_check()  # once per model and process, so it is nobody's price

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,18 @@ def measured(found: Sequence[Timed]) -> str:
     once = [f"{t.name}: {t.once['forwards']:.0f} forwards, {t.once['seconds'] * 1e3:.0f} ms" for t in found if t.once]
     note = f"\nonce per image, not in the table: {'; '.join(once)}\n" if once else ""
     return table(HEADER, rows) + note
+
+
+def counted(found: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """The table without times."""
+    rows = [
+        (
+            name, str(counts["prefill_forwards"]), str(counts["prefill_tokens"]), str(counts["image_encodes"]),
+            _number(counts["forwards_per_token"]), _number(counts["rows_per_token"]),
+        )
+        for name, counts in found
+    ]  # fmt: skip
+    return table(("", "prefill forwards", "prefill tokens", "images", "forwards per token", "rows per token"), rows)
 
 
 def predicted(found: Sequence[Predicted]) -> str:

@@ -124,7 +124,7 @@ class TracingAnswerer(Answerer):
 
     @torch.no_grad()
     def trace(
-        self, prompt: str, image: Image | None, seed: int | None, context: str | None = None
+        self, prompt: str, image: Image | None, seed: int | None, context: str | None = None, **more: Any
     ) -> tuple[dict[str, Any], torch.Tensor, list[TokenTrace], tuple[str, ...]]:
         """The inputs, prompt and answer `[length]`, the answer's tokens, and the names of the branches.
 
@@ -133,11 +133,12 @@ class TracingAnswerer(Answerer):
             image: or None for a text.
             seed: of the draw, where tokens are drawn.
             context: the part of the prompt that the answer shall be true to.
+            more: for `generate()`, such as a streamer.
         """
         inputs = self._inputs([prompt], [image])
         marked: dict[str, Any] = {"processor": self.loaded.processor, "spans": spans([context])}
         with decoders.attach(self.loaded.model, self.strategy or "greedy", inputs, trace=True, **marked) as attachment:
-            new, _ = self._generate(inputs, [seed], attachment)
+            new, _ = self._generate(inputs, [seed], attachment, **more)
         ids = torch.cat([inputs["input_ids"][0], new[0]])
         assert attachment.tracer is not None
         names = tuple(branch.name for branch in attachment.plan.branches)

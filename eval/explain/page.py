@@ -37,7 +37,7 @@ def as_page(told: Explanation) -> str:
     image = told.image
     facts = [("Model", told.model), ("Decoder", told.title), ("Parameters", parameters(dict(told.params)))]
     facts += [("Tokens", f"{len(told.steps):,}"), ("Not the base's likeliest", f"{len(told.changed):,}")]
-    heads, rows = _table(told)
+    heads, rows = rows_of(told)
     return pages.render(
         pages.environment(),
         "explain/explain.html",
@@ -80,7 +80,8 @@ def thumbnail(image: Image.Image, side: int) -> str:
     return pages.data_uri(shown, "JPEG", quality=82)
 
 
-def _table(told: Explanation) -> tuple[list[str], list[Row]]:
+def rows_of(told: Explanation) -> tuple[list[str], list[Row]]:
+    """The headings of a table of all tokens, and its rows."""
     images = any(step.trace.image_attention is not None for step in told.steps)
     gates = any(step.trace.gate is not None for step in told.steps)
     names = sorted({name for step in told.steps for name in step.trace.numbers})

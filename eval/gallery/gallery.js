@@ -28,8 +28,8 @@
 
   const marked = (text) => {
     const words = typeof text === "string" ? [[0, text]] : text;
-    return element("bdi", { class: "words" }, ...words.map(([kind, word]) => {
-      if (!kind) return word;
+    return element("bdi", { class: "words" }, ...words.map(([kind, word], place) => {
+      if (!kind) return place ? word : word.trimStart();
       const hint = kind === 2 ? " (hallucinated)" : " (grounded)";
       return element("mark", { class: kind === 2 ? "invented" : "grounded" }, word, element("span", { class: "vh" }, hint));
     }));

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from PIL.Image import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from ...decoders import generate
 from ...decoders.scoring import added, continuation_scores
@@ -152,7 +153,7 @@ class Host:
             SightlineError: the strategy cannot serve this model or these prompts.
         """
         jobs = list(zip(prompts, map(list, continuations), strict=True))
-        return self._batched(jobs, lambda job: (str(bool(job[0].images)),), _size, self._score)
+        return self._batched(jobs, lambda job: bool(job[0].images), _size, self._score)
 
     def _answer(self, jobs: Sequence[tuple[Prompt, Wanted, int]]) -> list[str]:
         want = jobs[0][1]
@@ -213,6 +214,7 @@ class Host:
         """Asks in batches of one group, longest first; results in the order of `jobs`."""
         order = sorted(range(len(jobs)), key=lambda place: (group(jobs[place]), -size(jobs[place])))
         results: dict[int, R] = {}
+        bar = tqdm(total=len(jobs), desc=self.arguments.strategy.key, unit="request", disable=None)
         while order:
             first = group(jobs[order[0]])
             batch = [place for place in order[: self._size] if group(jobs[place]) == first]
@@ -229,6 +231,8 @@ class Host:
                 continue
             results.update(zip(batch, found, strict=True))
             order = order[len(batch) :]
+            bar.update(len(batch))
+        bar.close()
         return [results[place] for place in range(len(jobs))]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
+from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
 from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
 
 from .arguments import read
@@ -21,7 +21,7 @@ NAME = "sightline"
 
 
 @register_model(NAME)
-class SightlineLM(TemplateLM):
+class SightlineLM(LM):
     """A model with a decoder, as lm-evaluation-harness asks it.
 
     Args:
@@ -34,32 +34,11 @@ class SightlineLM(TemplateLM):
     def __init__(self, **arguments: Any):
         super().__init__()
         self.host = Host(read(arguments))
-        self.tokenizer = self.host.tokenizer
 
     @property
     def device(self) -> Any:
         """Where the model is."""
         return self.host.device
-
-    @property
-    def eot_token_id(self) -> int:
-        """The end-of-text token."""
-        return self.host.end
-
-    @property
-    def prefix_token_id(self) -> int:
-        """What stands before a text that has nothing before it."""
-        return self.host.prefix
-
-    @property
-    def max_length(self) -> int:
-        """Longest prompt with its answer, in tokens."""
-        return self.host.max_length
-
-    @property
-    def max_gen_toks(self) -> int:
-        """Longest answer, where a task does not say."""
-        return self.host.arguments.max_gen_toks
 
     @property
     def tokenizer_name(self) -> str:
@@ -75,9 +54,9 @@ class SightlineLM(TemplateLM):
             "model_dtype": str(self.host.loaded.model.dtype),
         }
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Tokens of a text."""
-        return self.host.encode(string, add_special_tokens)
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template's text, for the harness's results; the model has one, whatever name is asked for."""
+        return getattr(self.host.loaded.processor, "chat_template", None) if chat_template else None
 
     def apply_chat_template(self, chat_history: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
         """A conversation as the model's chat template has it."""
@@ -92,13 +71,10 @@ class SightlineLM(TemplateLM):
             self.cache_hook.add_partial("loglikelihood", request.args, result)
         return found
 
-    def _loglikelihood_tokens(self, requests: Sequence[Any], **kwargs: Any) -> list[tuple[float, bool]]:
-        return self._scored([(context, continuation) for _, context, continuation in requests], [None] * len(requests))
-
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-probability of each whole text, in windows that leave each token as much before it as there is."""
         texts = [self.host.encode(request.args[0]) for request in requests]
-        split = [windows(ids, self.host.prefix, self.max_length) for ids in texts]
+        split = [windows(ids, self.host.prefix, self.host.max_length) for ids in texts]
         flat = [window for own in split for window in own]
         scores = iter(self._scored(flat, [None] * len(flat)))
         found = [sum(next(scores)[0] for _ in own) for own in split]
@@ -112,10 +88,10 @@ class SightlineLM(TemplateLM):
         asked = [wanted(request.args[1], arguments.strategy.mode, arguments.max_gen_toks) for request in requests]
         prompts = []
         for request, want in zip(requests, asked, strict=True):
-            room = self.max_length - int(want.settings.max_new_tokens or 0)
+            room = self.host.max_length - int(want.settings.max_new_tokens or 0)
             if room < 1:
                 raise ValueError(
-                    f"{want.settings.max_new_tokens} new tokens leave no room for a prompt in {self.max_length}. "
+                    f"{want.settings.max_new_tokens} new tokens leave no room for a prompt in {self.host.max_length}. "
                     "Lower max_gen_toks, or give max_length in --model_args."
                 )
             ids = self.host.encode(request.args[0])[-room:] or [self.host.prefix]
@@ -127,8 +103,10 @@ class SightlineLM(TemplateLM):
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Tokens of both; a continuation without context is scored behind the prefix token."""
+        bare = context.rstrip()
         if context:
-            return self._encode_pair(context, continuation)
+            before = self.host.encode(bare)  # spaces belong to the word that follows
+            return before, self.host.encode(context + continuation)[len(before) :]
         ids = self.host.encode(continuation, special=False)
         return (ids[:1], ids[1:]) if ids[:1] == [self.host.prefix] else ([self.host.prefix], ids)
 
@@ -140,7 +118,7 @@ class SightlineLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         prompts = []
         for (context, continuation), passage in zip(pairs, passages, strict=True):
-            room = max(1, self.max_length + 1 - len(continuation))
+            room = max(1, self.host.max_length + 1 - len(continuation))
             prompts.append(Prompt("", tuple(context[-room:]), passage=passage))
         return self.host.scores(prompts, [continuation for _, continuation in pairs])
 

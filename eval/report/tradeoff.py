@@ -61,10 +61,11 @@ def tradeoff(id: str, title: str, section: Section) -> Tradeoff | None:
 
 
 def _entries(section: Section) -> list[Entry]:
+    """Those of the first generation mode with strategies: a gain over greedy decoding by drawing is another matter."""
+    shown = next((group for group in section.groups if group.strategies), None)
     return [
         entry
-        for group in section.groups
-        for entry in group.entries
+        for entry in (shown.entries if shown else ())
         if not entry.reference and entry.run is not section.greedy and entry.against_greedy.value is not None
     ]
 

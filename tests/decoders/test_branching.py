@@ -8,6 +8,9 @@ import torch
 from anything import STEPS, Anything, assert_same, naive_tokens, run
 from naive import forked, single, weights_of, whole
 from sightline.decoders import Branch, HeadEdit
+from sightline.decoders import branching as choosing
+from sightline.decoders.in_rows import RowsRunner
+from sightline.decoders.in_sequence import SequentialRunner
 from sightline.decoders.plan import KeyBias
 from sightline.models import errors
 from transformers.modeling_utils import AttentionInterface
@@ -220,3 +223,40 @@ def test_text_models_take_branches_of_another_length(llama, inputs):
                 if new[-1] == 2:
                     break
         assert output.sequences[1, batch["input_ids"].shape[1] :].tolist()[: len(new)] == new
+
+
+@pytest.mark.parametrize(
+    ("wish", "device", "dtype", "pays", "kind"),
+    [
+        ("auto", "cpu", torch.bfloat16, True, RowsRunner),
+        ("auto", "cpu", torch.bfloat16, False, SequentialRunner),
+        ("auto", "cpu", torch.float16, False, SequentialRunner),
+        ("auto", "cpu", torch.float32, False, RowsRunner),
+        ("auto", "cpu", torch.float64, False, RowsRunner),
+        ("auto", "cuda", torch.bfloat16, False, RowsRunner),
+        ("rows", "cpu", torch.bfloat16, False, RowsRunner),
+        ("sequential", "cuda", torch.bfloat16, True, SequentialRunner),
+    ],
+)
+def test_auto_measures_half_precision_on_a_processor_alone(monkeypatch, wish, device, dtype, pays, kind):
+    monkeypatch.setattr(choosing, "rows_pay", lambda asked: pays)
+    assert choosing.choose(wish, torch.device(device), dtype) is kind
+
+
+def test_what_pays_is_measured_once_and_compared_with_two_rows_one_by_one(monkeypatch):
+    seconds = {1: 3.0, 2: 5.9}
+    asked = []
+
+    def fastest(rows, weight):
+        asked.append(len(rows))
+        return seconds[len(rows)]
+
+    monkeypatch.setattr(choosing, "_fastest", fastest)
+    choosing.rows_pay.cache_clear()
+    assert choosing.rows_pay(torch.bfloat16)
+    assert choosing.rows_pay(torch.bfloat16)
+    assert sorted(asked) == [1, 2]
+    choosing.rows_pay.cache_clear()
+    seconds[2] = 6.1
+    assert not choosing.rows_pay(torch.bfloat16)
+    choosing.rows_pay.cache_clear()

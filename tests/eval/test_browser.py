@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
     write_gallery([made], traced=0)
     write_report(made)  # now with a link to the gallery
     tiny = sightline.load("tiny-llava")
-    image = draw_scene("test", 5).image()
+    image = draw_scene("test", 3).image()
     inputs = tiny.processor(images=image, text="USER: <image>\nDescribe the image. ASSISTANT:", return_tensors="pt")
     strategy = sightline.VCD(alpha=3.0, noise_step=900)
     told = sightline.explain(tiny.model, strategy, inputs, processor=tiny.processor, image=image, max_new_tokens=12)

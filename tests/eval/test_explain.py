@@ -4,6 +4,7 @@ import json
 
 import pytest
 import sightline
+import torch
 from PIL import Image
 from sightline.eval.cli import main
 from sightline.eval.errors import UsageError
@@ -16,7 +17,7 @@ QUESTION = "Please describe this image in detail."
 @pytest.fixture(scope="module")
 def told():
     tiny = sightline.load("tiny-llava")
-    image = draw_scene("test", 5).image()
+    image = draw_scene("test", 3).image()
     inputs = tiny.processor(images=image, text=f"USER: <image>\n{QUESTION} ASSISTANT:", return_tensors="pt")
     strategy = sightline.VCD(alpha=3.0, noise_step=900)
     found = sightline.explain(tiny.model, strategy, inputs, processor=tiny.processor, image=image, max_new_tokens=24)
@@ -31,9 +32,24 @@ def test_steps_are_those_of_the_trace(told):
     assert found.branches == ("noised",)
     plain = tiny.model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert found.plain.strip() == tiny.processor.decode(plain, skip_special_tokens=True).strip()
-    for step in found.changed:
-        assert step.ousted is not None
-        assert step.chances.base < 0.5 or step.chances.decoded > step.chances.base
+
+
+def test_an_ousted_word_is_what_the_plain_model_would_have_said_there(told):
+    found, trace, tiny, inputs = told
+    assert found.changed
+    ids = inputs["input_ids"]
+    for place, step in enumerate(found.steps):
+        said = torch.tensor([[each.token for each in trace.tokens[0][:place]]], dtype=torch.long)
+        given = {**inputs, "input_ids": torch.cat([ids, said], 1)}
+        given["attention_mask"] = torch.ones_like(given["input_ids"])
+        with torch.no_grad():
+            chances = tiny.model(**given).logits[0, -1].softmax(-1)
+        likeliest = int(chances.argmax())
+        assert (step.ousted is None) == (likeliest == step.trace.token)
+        assert step.chances.base == pytest.approx(float(chances[step.trace.token]), abs=1e-5)
+        if step.ousted is not None:
+            assert step.ousted.strip() == tiny.processor.decode([likeliest]).strip()
+            assert step.trace.ousted_chances.base == pytest.approx(float(chances.max()), abs=1e-5)
 
 
 def test_attention_lies_on_the_image_and_adds_up(told):
@@ -62,7 +78,7 @@ def test_every_form_is_written(told, tmp_path, form):
 
 def test_the_command_decodes_as_a_run_does(tmp_path, capsys):
     image = tmp_path / "scene.png"
-    draw_scene("test", 5).image().save(image)
+    draw_scene("test", 3).image().save(image)
     out = tmp_path / "told.html"
     code = main(["explain", f"image={image}", f"prompt={QUESTION}", "decoder=vcd", "decoder.alpha=3.0", f"out={out}"])
     assert code == 0
