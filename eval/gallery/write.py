@@ -64,7 +64,7 @@ def write_gallery(folders: Sequence[Path], out: Path | None = None, traced: int 
     notes = _trace(found, chosen) if traced else {}
     target = out or Path(folders[0]) / FILE
     album = _Album()
-    held = [_section(wall, chosen[id(wall)], album, notes.get(id(wall), "")) for wall in found]
+    held = [_section(wall, album, notes.get(id(wall), "")) for wall in found]
     page = pages.render(
         pages.environment(),
         "gallery/gallery.html",
@@ -144,11 +144,10 @@ class _Table:
         return self.places[key]
 
 
-def _section(wall: Wall, chosen: Sequence[Unit], album: _Album, note: str) -> dict[str, Any]:
+def _section(wall: Wall, album: _Album, note: str) -> dict[str, Any]:
     texts, held = _Table(), _Table()
     known = [traces.kept(column) for column in wall.columns]
-    rank = {unit: place for place, unit in enumerate(chosen)}
-    units = sorted(wall.units, key=lambda unit: rank.get(unit, len(rank)))
+    units = _in_order(wall, known)
     samples = [_sample(wall, unit, known, album, texts, held) for unit in units]
     return {
         "title": clean(f"{wall.section.task_title} on {wall.section.model}"),
@@ -159,6 +158,18 @@ def _section(wall: Wall, chosen: Sequence[Unit], album: _Album, note: str) -> di
         "traces": held.values,
         "samples": samples,
     }
+
+
+def _in_order(wall: Wall, known: Sequence[dict[str, Any]]) -> list[Unit]:
+    """Samples with reasons first, those that tell most before the others; then the rest as the task has them."""
+
+    def traced(unit: Unit) -> bool:
+        pairs = zip(wall.columns, known, strict=True)
+        return any(unit in column.records and column.records[unit].key in held for column, held in pairs)
+
+    first = [unit for unit in telling(wall, len(wall.units)) if traced(unit)]
+    there = set(first)
+    return [*first, *(unit for unit in wall.units if unit not in there)]
 
 
 def _decoder(column: Column) -> list[str]:

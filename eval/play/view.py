@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
+from ...decoders.tracing import Chances
 from .. import pages
 from ..explain.page import rows_of
 from ..explain.picture import draw
@@ -41,6 +42,13 @@ def styles() -> str:
     return made.loader.get_source(made, "play/play.css")[0]
 
 
+def _odds(branches: Sequence[str], own: Chances, other: Chances) -> str:
+    """`base 10 % against 90 %, noised 1.2 % against 99 %, decoded from 99 % against 0.9 %`."""
+    names = ("base", *branches[: len(own.branches)], "decoded from")
+    pairs = zip((own.base, *own.branches, own.decoded), (other.base, *other.branches, other.decoded), strict=True)
+    return ", ".join(f"{name} {chance(a)} against {chance(b)}" for name, (a, b) in zip(names, pairs, strict=True))
+
+
 def _answer(said: Said) -> dict[str, Any]:
     told = said.told
     found: dict[str, Any] = {
@@ -59,8 +67,7 @@ def _answer(said: Said) -> dict[str, Any]:
         {
             "token": spoken(step.text),
             "ousted": spoken(step.ousted or ""),
-            "odds": f"base {chance(step.chances.base)} against {chance(other.base)}, "
-            f"decoded from {chance(step.chances.decoded)} against {chance(other.decoded)}",
+            "odds": _odds(told.branches, step.chances, other),
         }
         for step in told.changed
         if (other := step.trace.ousted_chances) is not None

@@ -12,8 +12,10 @@ import sightline
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 from scored_runs import question, write_run, yes_no_run
+from sightline.eval.config import compose_settings
 from sightline.eval.gallery.write import write_gallery
 from sightline.eval.report import write_report
+from sightline.eval.runner import run
 from sightline.eval.scenes import draw_scene
 from sightline.eval.score import score_run
 
@@ -39,7 +41,7 @@ def folder(tmp_path_factory):
         for image in range(IMAGES)
         for k in range(6)
     ]
-    for run, (key, control, turn) in enumerate((("greedy", True, 3), ("shift", True, 5), ("vcd", False, 7))):
+    for seed, (key, control, turn) in enumerate((("greedy", True, 3), ("shift", True, 5), ("vcd", False, 7))):
         answers = {}
         for place, (split, image, text, label) in enumerate(asked):
             right = place % turn != 0
@@ -47,7 +49,7 @@ def folder(tmp_path_factory):
             odd = list(HOSTILE.values())[place] if key == "vcd" and place < len(HOSTILE) else said.capitalize()
             answers[split, image, text] = (label, odd)
         params = {"delta": -1.0} if key == "shift" else {"alpha": 1.0} if key == "vcd" else {}
-        score_run(yes_no_run(made / key, key, answers, control=control, params=params, seed=run))
+        score_run(yes_no_run(made / key, key, answers, control=control, params=params, seed=seed))
     write_report(made)
     write_gallery([made], traced=0)
     write_report(made)  # now with a link to the gallery
@@ -58,6 +60,17 @@ def folder(tmp_path_factory):
     told = sightline.explain(tiny.model, strategy, inputs, processor=tiny.processor, image=image, max_new_tokens=12)
     told.save(made / "explain.html")
     return made
+
+
+@pytest.fixture(scope="module")
+def traced(folder):
+    """The name of a gallery of four captions by two decoders, two of them decoded again."""
+    for choice in (["decoder=greedy"], ["decoder=vcd", "decoder.alpha=3", "decoder.noise_step=900"]):
+        small = ["run.limit=4", "run.cost_requests=0", "run.progress=false"]
+        where = f"run.dir={folder.parent / 'captions' / choice[0].partition('=')[2]}"
+        score_run(run(*compose_settings(["task=chair_scenes", *choice, *small, where])).folder)
+    write_gallery([folder.parent / "captions"], folder / "traced.html", traced=2)
+    return "traced.html"
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +219,34 @@ def test_an_explanation_answers_to_clicks(visit):
     before = page.inner_text("#trace")
     page.locator("#trace button, #trace .token").first.click()
     assert page.inner_text("#trace") != before
+
+
+def test_the_gallery_says_why_and_where_the_model_looked(visit, traced):
+    page = visit(traced, 390)
+    assert page.locator("canvas").count() == 0
+    answers = page.locator("article").first.locator(".answer")
+    for place in (0, 1):
+        answers.nth(place).get_by_role("button", name="Why these words").click()
+        assert page.locator("article canvas").count() == 1
+        assert page.locator(".trace").count() - page.locator("[hidden] .trace").count() == 1, "one at a time"
+    tokens = answers.nth(1).locator(".tokens button")
+    tokens.first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert tokens.nth(1).get_attribute("aria-pressed") == "true"
+    assert "entropy of the base" in answers.nth(1).inner_text()
+    assert "of attention on the image" in answers.nth(1).inner_text()
+    assert page.evaluate("""() => {
+        const canvas = document.querySelector("article canvas"), image = document.querySelector("article img");
+        const [a, b] = [canvas, image].map((each) => each.getBoundingClientRect());
+        const depths = new Set(canvas.getContext("2d").getImageData(0, 0, 8, 8).data.filter((_, at) => at % 4 === 3));
+        return depths.size > 5 && Math.abs(a.x - b.x) < 2 && Math.abs(a.width - b.width) < 4;
+    }""")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    found = Axe().run(page).response["violations"]
+    assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+    page.locator("label.tick", has_text="only samples with reasons").click()
+    assert page.locator("article").count() == 2
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -29,7 +29,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery")
     for task in ("chair_scenes", "pope_scenes"):
         for choice in (["decoder=greedy"], ["decoder=vcd", "decoder.alpha=3", "decoder.noise_step=900"]):
-            small = ["run.limit=4", "run.cost_requests=0", "run.progress=false"]
+            small = ["run.limit=8", "run.cost_requests=0", "run.progress=false"]
             name = f"{task}-{choice[0].partition('=')[2]}"
             asked, tree = compose_settings([f"task={task}", *choice, *small, f"run.dir={folder / name}"])
             score_run(run(asked, tree).folder)
@@ -58,7 +58,7 @@ def test_captions_are_marked_as_the_scenes_say(runs, page):
     found = section(page, "captions")
     said = {each["image_id"]: each["output"] for each in records(runs / "chair_scenes-vcd").values()}
     assert [name for name, *_ in found["decoders"]] == ["Greedy", "VCD"]
-    assert len(found["samples"]) == 4
+    assert len(found["samples"]) == 8
     kinds_seen = set()
     for _, name, _, question, truth, answers in found["samples"]:
         scene = draw_scene("test", int(name.removeprefix("scene_")), pairs="broken")
@@ -95,9 +95,9 @@ def test_questions_that_splits_share_are_one_sample(runs, page):
 
 def test_images_are_there_once(page):
     content = held(page)
-    assert len(content["images"]) == len({image[0] for image in content["images"]}) == 4
+    assert len(content["images"]) == len({image[0] for image in content["images"]}) == 8
     places = [sample[0] for part in content.values() if isinstance(part, dict) for sample in part["samples"]]
-    assert set(places) == set(range(4))
+    assert set(places) == set(range(8))
 
 
 def test_traces_are_of_these_very_answers(page):

@@ -7,10 +7,16 @@ packages hold these to be true (`tests/eval/plugins/test_real_*.py`).
 import abc
 import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from sightline.eval.preparing import load_model
+
+LLAMA = {"pretrained": "tiny-llama", "dtype": "float64", "device": "cpu"}
+LLAVA = {"pretrained": "tiny-llava", "dtype": "float64", "device": "cpu"}
+load_once = cache(load_model)
 REAL = {name: find_spec(name) is not None for name in ("lm_eval", "lmms_eval")}
 LM_METHODS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
 LMMS_METHODS = ("loglikelihood", "generate_until", "generate_until_multi_round")

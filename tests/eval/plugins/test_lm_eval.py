@@ -9,10 +9,11 @@ import sys
 import pytest
 import sightline
 import torch
-from conftest import LLAMA, LLAVA, load_once
-from harnesses import REAL, Asked
+from harnesses import LLAMA, LLAVA, REAL, Asked, load_once
+from lm_eval.api.registry import model_registry
 from sightline.eval.plugins import host as hosts
 from sightline.eval.plugins import lm_eval_command
+from sightline.eval.plugins.lm_eval_model import SightlineLM, windows
 from sightline.eval.settings import ModelSettings
 from sightline.models.errors import MissingChatTemplate, MissingContext, MissingImage
 
@@ -26,8 +27,6 @@ DECODERS = [
 
 
 def plug_in(decoder="greedy", params=None, **more):
-    from sightline.eval.plugins.lm_eval_model import SightlineLM  # noqa: PLC0415 (needs the stand-in)
-
     fields = {f"decoder.{name}": value for name, value in (params or {}).items()}
     return SightlineLM(**LLAMA, decoder=decoder, **fields, **more)
 
@@ -106,8 +105,6 @@ def test_a_text_without_context_is_scored_behind_the_start_token():
 
 
 def test_whole_texts_in_windows(facts):
-    from sightline.eval.plugins.lm_eval_model import windows  # noqa: PLC0415 (needs the stand-in)
-
     assert windows(range(10), -1, 4) == [([-1], [0, 1, 2, 3]), ([3], [4, 5, 6, 7]), ([5, 6, 7], [8, 9])]
     assert windows([], -1, 4) == []
     held = plug_in(batch_size=4, max_length=16)
@@ -182,7 +179,7 @@ def test_what_a_strategy_lacks_is_said(facts):
         plug_in("vcd").loglikelihood([Asked(("a", "b"))])
     with pytest.raises(MissingContext, match="which part of the prompt is context"):
         plug_in("cad").generate_until(asked(facts[:1]))
-    with pytest.raises(MissingContext, match="no text of that name. Their fields: passage"):
+    with pytest.raises(MissingContext, match=r"no text of that name. Their fields: passage"):
         plug_in("cad", context_field="text").generate_until(asked(facts[:1]))
     with pytest.raises(MissingChatTemplate, match="no chat template"):
         plug_in().apply_chat_template([{"role": "user", "content": "Hello"}])
@@ -201,8 +198,6 @@ def test_conversations_take_the_models_template(monkeypatch):
 
 
 def test_an_image_text_model_is_asked_about_texts():
-    from sightline.eval.plugins.lm_eval_model import SightlineLM  # noqa: PLC0415 (needs the stand-in)
-
     held = SightlineLM(**LLAVA, decoder="dola", batch_size=2)
     text = held.apply_chat_template([{"role": "user", "content": "What colour is it?"}])
     assert "What colour is it?" in text
@@ -216,8 +211,6 @@ def test_results_name_the_decoder():
 
 
 def test_the_command_names_the_model_to_the_harness():
-    from lm_eval.api.registry import model_registry  # noqa: PLC0415 (real or stand-in)
-
     lm_eval_command.register()
     lm_eval_command.register()
     held = model_registry["sightline"]
