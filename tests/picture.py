@@ -34,21 +34,21 @@ COLOURS = 128
 _BOARD = re.compile(r'<table class="board.*?</table>', re.DOTALL)
 _ROW = re.compile(r"<tr class=\"(?:strategy|control|reference)\">.*?</tr>", re.DOTALL)
 _OVERVIEW = '<nav class="overview"'
-_CHART = "</figure>"
+_GAINS = re.compile(r'<div class="scroll helps".*?</table>\s*</div>', re.DOTALL)
 _PROSE = re.compile(r'<p class="(?:lead|prose choices|prose|claim|data)">.*?</p>|<dl class="facts">.*?</dl>', re.DOTALL)
 _SCRIPT = re.compile(r"<script>.*?</script>", re.DOTALL)
 
 
 def top(page: str, rows: int) -> str:
-    """The page up to its first leaderboard, of which the first rows are left; of several tasks findings and a chart.
+    """The page up to its first leaderboard, of which the first rows are left; of several tasks findings and gains.
 
     Args:
         page: a `report.html`.
         rows: how many rows of the leaderboard stay.
     """
-    if _OVERVIEW in page and _CHART in page:
-        kept = _SCRIPT.sub("", _PROSE.sub("", page.partition(_CHART)[0]))
-        return f"{kept}{_CHART}</section></main></body></html>"
+    gains = _GAINS.search(page)
+    if _OVERVIEW in page and gains is not None:
+        return _SCRIPT.sub("", _PROSE.sub("", page[: gains.end()])) + "</section></main></body></html>"
     board = _BOARD.search(page)
     if board is None:
         raise SystemExit("picture: this report has no leaderboard")

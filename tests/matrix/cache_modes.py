@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from cells import ROWS, Case, Forced, Outcome, Refused, Run, differs, same
+from kernels import python_unpack
 from modes import ASIDE, FORKS, REFINED, SINGLE, TWINS, equal, missing, mode, still_is_plain
 from peft import LoraConfig, get_peft_model
 from sightline.models import adapter_for, errors
@@ -146,6 +147,7 @@ def fp8_cache(case: Case) -> Outcome:
 
 @mode("quantised cache (quanto)", "greedy's logits within a tolerance, the same tokens forced")
 def quanto_cache(case: Case) -> Outcome:
+    python_unpack()
     return _quantised(case, "quanto")
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import sightline
 import torch
+from kernels import python_unpack
 from sightline.eval.scenes import draw_scene
 from sightline.models import errors
 from sightline.models.auto import SHIPPED
@@ -52,6 +53,7 @@ def test_layers_on_disk_give_the_same_tokens(tiny, tmp_path):
 
 @pytest.mark.parametrize(("bits", "keys"), [("int8", tuple(STRATEGIES)), ("int4", ("vcd", "decore"))])
 def test_quantised_weights_are_contrasted_as_full_ones_are(tiny, bits, keys):
+    python_unpack()
     small = AutoModelForImageTextToText.from_pretrained(
         FOLDER, quantization_config=QuantoConfig(weights=bits), device_map="cpu"
     ).eval()

@@ -25,7 +25,7 @@ def test_a_decoder_as_a_mapping():
 def test_decoders_together():
     found = read({"pretrained": "m", "decoder": "cgvlm+vcd", "decoder.cgvlm.alpha": 0.1, "decoder.vcd.alpha": 2})
     assert isinstance(found.strategy, Together)
-    assert found.strategy.params()["parts"][1]["alpha"] == 2.0
+    assert found.strategy.params()["1_vcd"]["alpha"] == 2.0
 
 
 def test_without_a_decoder_it_is_greedy():
