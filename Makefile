@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 HEADS := decoder.num_heads=1,2,4,8
 
-.PHONY: help install demo leaderboard tune tunemore tunetexts readme test check tiny matrix docs wheel release clean
+.PHONY: help install demo leaderboard tune tunemore tunetexts readme test check tiny benchmarks matrix trust coverage compat audit docs wheel release clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -54,8 +54,9 @@ tunetexts: install ## the same for the text tasks, each by itself
 	$(BIN)/sightline tune runs/tune-memo_trap_facts --metric accuracy --table micro
 	$(BIN)/sightline tune runs/tune-truthful_qa_facts --metric MC2 --table multiple_choice
 
-readme: install ## write the table of decoders into README.md
+readme: install ## write the table of decoders into README.md, and that of the papers' presets into docs/papers.md
 	$(BIN)/sightline decoders --into README.md
+	$(BIN)/sightline presets --into docs/papers.md
 
 test: install check ## lint, types, layers, then all tests
 	$(BIN)/python -m pytest -n 2
@@ -78,9 +79,35 @@ tiny: install ## train the small models again from nothing (two cores: hours), a
 	$(BIN)/sightline calibrate model=tiny-llama what=inducing out=models/tiny/tiny-llama/inducing_heads.json
 	$(BIN)/sightline calibrate model=tiny-llama what=detector out=models/tiny/tiny-llama/dagcd_detector.json
 
+BENCH := $(BIN)/sightline bench
+benchmarks: install ## measure what decoders cost here (a quarter of an hour, on an idle machine); write BENCHMARKS.md
+	$(BENCH) tiny-llava --weights real --dtype float32 --threads 1 --rounds 9 --new-tokens 24 --out build/benchmarks/tiny-llava
+	$(BENCH) tiny-llama --weights real --dtype float32 --threads 1 --rounds 9 --new-tokens 24 --out build/benchmarks/tiny-llama
+	$(BENCH) llava-0.5b --image-size 112 --decoders vcd code causalmm cgvlm avc hicd decore dola dagcd --description-tokens 8 \
+	  --rounds 5 --new-tokens 8 --out build/benchmarks/llava-0.5b
+	for model in llava-1.5-7b instructblip-vicuna-7b qwen2.5-vl-7b llama-3-8b; do \
+	  $(BENCH) $$model --analytic --out build/benchmarks/$$model || exit; done
+	$(BIN)/python tests/benchmarks.py build/benchmarks
+
 matrix: install ## run every decoder in every mode of generate() on every family; write eval/matrix.json and docs/matrix.md
 	$(BIN)/python tests/matrix/whole.py --jobs 2
 	$(BIN)/sightline matrix --into docs/matrix.md
+
+trust: install ## run what holds each promise and write docs/trust.md (an hour); QUICK=1 is the short version
+	$(BIN)/python tests/trust/table.py $(if $(QUICK),--quick) --into docs/trust.md
+
+coverage: install ## branches of decoders/ and models/ that the tests take; build/coverage.json
+	$(BIN)/python -m pytest -n 2 --cov=decoders --cov=models --cov-branch --cov-report=term-missing:skip-covered \
+	  --cov-report=json:build/coverage.json tests/decoders tests/models tests/matrix tests/trust
+
+compat: install ## all tests on the oldest and the newest transformers; WHAT="oldest --pairwise" is what CI runs
+	$(BIN)/python tests/compat.py $(WHAT)
+
+audit: install ## known weaknesses in the versions of constraints.txt; says so where the advisory service is out of reach
+	$(BIN)/python tests/audit.py
+
+harnesses: install ## try the plug-ins inside the real lm-evaluation-harness and lmms-eval, in environments of their own
+	$(BIN)/python tests/harnesses.py
 
 wheel: install ## build the wheel and try it in an environment of its own
 	$(BIN)/python tests/wheel.py

@@ -1,5 +1,6 @@
 """Decoding strategies, their controls, and the engine that runs them."""
 
+from .approximate import Approximate, approximated
 from .attachment import Attachment
 from .avc import AVC
 from .cad import CAD
@@ -22,8 +23,8 @@ from .together import Together
 from .vcd import VCD
 
 __all__ = [
-    "AVC", "CAD", "CGVLM", "CODE", "DAGCD", "HICD", "IAVA", "VCD", "Attachment", "Branch", "CausalMM", "CutOnly",
-    "DeCoRe", "DoLa", "Greedy", "HeadEdit", "MapEdit", "MaskedOnly", "Plan", "RandomHeads", "Request", "Sample",
-    "Shift", "Step", "Strategy", "Together", "attach", "build", "generate", "get", "names", "register", "score",
-    "trace",
+    "AVC", "CAD", "CGVLM", "CODE", "DAGCD", "HICD", "IAVA", "VCD", "Approximate", "Attachment", "Branch", "CausalMM",
+    "CutOnly", "DeCoRe", "DoLa", "Greedy", "HeadEdit", "MapEdit", "MaskedOnly", "Plan", "RandomHeads", "Request",
+    "Sample", "Shift", "Step", "Strategy", "Together", "approximated", "attach", "build", "generate", "get", "names",
+    "register", "score", "trace",
 ]  # fmt: skip

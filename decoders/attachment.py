@@ -7,11 +7,10 @@ the user's list vouches that every step was contrasted. docs/engine.md explains 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +20,11 @@ from transformers.cache_utils import Cache
 
 from ..models.adapter import Adapter
 from ..models.attention import LayerState, installed
-from ..models.errors import (
-    AttachmentClosed,
-    AttachmentError,
-    AttachmentReused,
-    NotContrasted,
-    UnsupportedMode,
-)
+from ..models.errors import AttachmentClosed, AttachmentReused, NotContrasted, UnsupportedMode
 from .branching import Branching, choose
 from .contrast import cut, widen
-from .guard import check_cache, check_prompt, guarded
+from .deferring import all_settled, deferrable
+from .guard import alone, check_cache, check_free, check_prompt, guarded, not_passed
 from .layers import edited_vision, layer_states
 from .plan import Branch, Plan, Request, Step
 from .readings import base_probes, looked
@@ -41,8 +35,6 @@ from .same_inputs import SameInputs
 from .stats import Stats
 from .strategy import Strategy
 from .tracing import Moment, Tracer, traced
-
-_ATTACHED: WeakSet[nn.Module] = WeakSet()
 
 
 class Attachment(LogitsProcessor):
@@ -84,12 +76,8 @@ class Attachment(LogitsProcessor):
         self._runner: Runner | None = None
         self._stack = ExitStack()
         self._closed = False
-        self._past = 0
-        self._scored = 0
-        self._last_columns = 0
-        self._rows = 0
-        self._contrasted = 0
-        self._vouched = 0
+        self._past = self._scored = self._last_columns = self._rows = 0
+        self._contrasted = self._vouched = 0
         self._cache: Cache | None = None
         if not self.plan.is_neutral:
             self._open(request, kind)
@@ -101,7 +89,7 @@ class Attachment(LogitsProcessor):
         unvouched = self._contrasted > self._vouched and not self._closed
         self.close()
         if kind is None and unvouched:
-            raise _not_passed()
+            raise not_passed()
 
     def close(self) -> None:
         """Take every hook, edit and cache row away again; the model is as before. Safe to call twice."""
@@ -154,10 +142,7 @@ class Attachment(LogitsProcessor):
 
     def _prepared(self, request: Request, adapter: Adapter) -> Plan:
         """The strategy's plan; what it runs for it (a description) is counted."""
-        if adapter.decoder in _ATTACHED:
-            raise AttachmentError(
-                "This model has an open attachment already.", "Close it first: leave its block, or call its close()."
-            )
+        check_free(adapter.decoder)
         handle = adapter.decoder.register_forward_pre_hook(_uncompiled(self._count), with_kwargs=True)
         try:
             return self.strategy.prepare(request)
@@ -165,10 +150,9 @@ class Attachment(LogitsProcessor):
             handle.remove()
 
     def _open(self, request: Request, kind: type[Runner]) -> None:
-        decoder, owner = self._adapter.decoder, self._adapter.owner
+        decoder = self._adapter.decoder
         with ExitStack() as stack:
-            _ATTACHED.add(decoder)
-            stack.callback(_ATTACHED.discard, decoder)
+            stack.enter_context(alone(decoder))
             stack.enter_context(guarded(self._adapter, self.strategy.key))
             if self.plan.needs_attention:
                 self._install_attention(stack)
@@ -176,16 +160,18 @@ class Attachment(LogitsProcessor):
                 stack.callback(handle.remove)
             self._runner = self._made(request, kind)
             stack.callback(self._release_cache)
-            for handle in (
-                owner.register_forward_pre_hook(_uncompiled(self._before_owner), with_kwargs=True),
-                decoder.register_forward_pre_hook(_uncompiled(self._before_decoder), with_kwargs=True),
-                decoder.register_forward_pre_hook(_uncompiled(self._count), with_kwargs=True),
-                decoder.register_forward_hook(_uncompiled(self._after_decoder)),
-                owner.register_forward_hook(_uncompiled(self._after_owner)),
-                *self._image_hooks(),
-            ):
+            for handle in self._hooks():  # one at a time, so that an error in between leaves none behind
                 stack.callback(handle.remove)
             self._stack = stack.pop_all()
+
+    def _hooks(self) -> Iterator[RemovableHandle]:
+        decoder, owner = self._adapter.decoder, self._adapter.owner
+        yield owner.register_forward_pre_hook(_uncompiled(self._before_owner), with_kwargs=True)
+        yield decoder.register_forward_pre_hook(_uncompiled(self._before_decoder), with_kwargs=True)
+        yield decoder.register_forward_pre_hook(_uncompiled(self._count), with_kwargs=True)
+        yield decoder.register_forward_hook(_uncompiled(self._after_decoder))
+        yield owner.register_forward_hook(_uncompiled(self._after_owner))
+        yield from self._image_hooks()
 
     def _made(self, request: Request, kind: type[Runner]) -> Runner:
         """The runner of this plan's streams."""
@@ -197,6 +183,7 @@ class Attachment(LogitsProcessor):
             settings = self.plan, self.strategy.refine, request.inputs, self._states, self.stats, self._context.update
             refiner = Refiner(self._adapter, *settings)
             runner.refine = lambda kwargs, cache: refiner(runner, kwargs, cache)
+        runner.idle = self._idle if self.tracer is None and deferrable(self.strategy, self.plan, request) else None
         return runner
 
     def _image(self, inputs: Mapping[str, Any]) -> Tensor:
@@ -208,6 +195,8 @@ class Attachment(LogitsProcessor):
         edits = [self.plan.edits, *(branch.edits for branch in self.plan.branches)]
         biases = [self.plan.bias, *(branch.bias for branch in self.plan.branches)]
         self._states = layer_states(edits, biases, self.plan.probes, (self._adapter.layers, self._adapter.heads))
+        if any(branch.fork for branch in self.plan.branches):  # every layer has to know its forked rows
+            self._states = {layer: LayerState() for layer in range(self._adapter.layers)} | self._states
         modules = self._adapter.attention_modules()
         held = {modules[layer]: state for layer, state in self._states.items()}
         stack.enter_context(installed(self._adapter.decoder, held))
@@ -253,7 +242,7 @@ class Attachment(LogitsProcessor):
         if runner.busy:
             return args, runner.inner(kwargs)
         if self._contrasted > self._vouched:
-            raise _not_passed()
+            raise not_passed()
         if self._scored:  # generate() keeps a cache for embeddings whatever it is told
             kwargs = {**kwargs, "past_key_values": None, "use_cache": False}
         self._rows, columns = columns_of(kwargs).shape[:2]
@@ -267,7 +256,21 @@ class Attachment(LogitsProcessor):
 
     def _after_decoder(self, _module: nn.Module, _args: tuple, output: Any) -> Any:
         runner = self._running
-        return output if runner.busy else runner.after(output)
+        if runner.busy:
+            return output
+        self._check_called()
+        return runner.after(output)
+
+    def _check_called(self) -> None:
+        """Every edited or probed layer has run under its state in this step."""
+        states = self._states.values()
+        if not all(state.calls for state in states):
+            raise NotContrasted(
+                "The attention function was changed while attached; edits and probes no longer act.",
+                "Leave the attention implementation alone inside the block.",
+            )
+        for state in states:
+            state.calls = 0
 
     def _exit_hooks(self) -> list[RemovableHandle]:
         """Listeners to what enters the layers whose early logits the plan asks for."""
@@ -282,7 +285,7 @@ class Attachment(LogitsProcessor):
             def hear(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
                 if not self._running.busy:
                     hidden = args[0] if args else kwargs["hidden_states"]
-                    last = hidden[: self._rows, -self._running.columns :]
+                    last = self._running.last(hidden, self._rows)
                     self._exits[exit] = widen(self._adapter.early_logits(last))
 
             return _uncompiled(hear)
@@ -324,11 +327,6 @@ class Attachment(LogitsProcessor):
     def _after_owner(self, _module: nn.Module, _args: tuple, output: Any) -> Any:
         if self._running.busy:
             return output
-        if not all(state.calls for state in self._states.values()):
-            raise NotContrasted(
-                "The attention function was changed while attached; edits and probes no longer act.",
-                "Leave the attention implementation alone inside the block.",
-            )
         if not self._contrasted:
             self._attached.check_encoded()
         streams = self._running.logits(output, self._rows)
@@ -347,6 +345,10 @@ class Attachment(LogitsProcessor):
         probes = base_probes(self._states, self._rows, self._running.width)
         exits = {layer: logits[:, place] for layer, logits in self._exits.items()}
         step = Step(self._vouched + place, probes, self._context, exits)
+        self.stats.count_scores(len(plain), self.strategy.sure(plain, step))
+        if len(branches) < len(self.plan.branches):  # left out of a step at which they cannot matter
+            self.uncut, keep = plain, self.strategy.left(plain, step)
+            return plain if keep is None else cut(plain, keep)
         opened = self.strategy.gate(plain, branches, step)
         base = plain if opened is None else self._gated(plain, branches, opened)
         self.uncut = self.strategy.combine(base, branches, step)
@@ -358,6 +360,11 @@ class Attachment(LogitsProcessor):
                 Moment(plain, branches, scores, opened, numbers, *looked(probes, self._running.streams[0].image))
             )
         return scores
+
+    def _idle(self, logits: Tensor) -> bool:
+        """Whether no row of this step needs a branch, from the base's logits `[rows, vocab]`; a prompt always does."""
+        step = Step(self._vouched, context=self._context)
+        return self._contrasted > 0 and all_settled(self.strategy, widen(logits), step)
 
     def _gated(self, base: Tensor, branches: Sequence[Tensor], opened: Tensor) -> Tensor:
         """The base, or its twin in the rows where the gate is open; both go on from the one that was chosen."""
@@ -382,19 +389,10 @@ def _mask(inputs: Mapping[str, Any]) -> Tensor:
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one.shape == other.shape and torch.equal(one, other)
+    return one is other if one is None or other is None else torch.equal(one, other)
 
 
 def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
     """The hook as torch.compile has to leave it: ordinary Python between graphs."""
     disable: Any = torch.compiler.disable
     return disable(hook)
-
-
-def _not_passed() -> NotContrasted:
-    return NotContrasted(
-        "A step was generated without the attached processor in the list, or the model was called twice for a step.",
-        "Pass it: model.generate(**inputs, logits_processor=[processor]); leave guidance_scale out.",
-    )

@@ -109,7 +109,7 @@ class AVC(Strategy):
         """The number of blind tokens in each row."""
         return {"blind": step.per_row("blind", base)} if branches else {}
 
-    def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
+    def left(self, base: Tensor, step: Step) -> Tensor | None:
         """Tokens that the base finds plausible."""
         return plausible(base, self.beta) if self.beta else None
 

@@ -63,6 +63,6 @@ class CAD(Strategy):
         """(1 + alpha) * base - alpha * without; the base as it is without contrast."""
         return extrapolate(base, branches[0], self.alpha) if branches else base
 
-    def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
+    def left(self, base: Tensor, step: Step) -> Tensor | None:
         """Tokens that the base finds plausible."""
         return plausible(base, self.beta) if self.beta else None

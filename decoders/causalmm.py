@@ -114,7 +114,7 @@ class CausalMM(Strategy):
         """`contrast`; the base as it is at gamma 0."""
         return contrast(base, branches, self.gamma) if branches else base
 
-    def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
+    def left(self, base: Tensor, step: Step) -> Tensor | None:
         """Tokens that the plain run finds plausible."""
         return plausible(base, self.epsilon) if self.epsilon else None
 

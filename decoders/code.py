@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .contrast import extrapolate, plausible
+from .contrast import extrapolate, log_probs, plausible
 from .plan import Branch, Plan, Request, Step
 from .registry import register
 from .strategy import Strategy
@@ -114,9 +114,16 @@ class CODE(Strategy):
         """Tokens that are likely enough under the image; all of them in rows without a description."""
         if self.beta_mode == "fixed" and self.beta == 0:
             return None
-        fixed = self.beta_mode == "fixed"
-        kept = plausible(base, self.beta) if fixed else likely(base, self.apart(base, branches[0], step))
-        return kept | ~step.per_row("described", base) if branches else kept
+        if self.beta_mode == "fixed" or not branches:
+            return self.left(base, step)
+        return likely(base, self.apart(base, branches[0], step)) | ~step.per_row("described", base)
+
+    def left(self, base: Tensor, step: Step) -> Tensor | None:
+        """Tokens that are plausible under the image where the cut is fixed; an adaptive one asks the description."""
+        if self.beta_mode != "fixed" or self.beta == 0:
+            return None
+        kept = plausible(base, self.beta)
+        return kept | ~step.per_row("described", base) if "described" in step.context else kept
 
     def apart(self, base: Tensor, described: Tensor, step: Step) -> Tensor:
         """D `[batch, 1]`, which both moments ask for."""
@@ -137,12 +144,12 @@ def divergence(
     image: Float[Tensor, "batch vocab"], description: Float[Tensor, "batch vocab"], k: float
 ) -> Float[Tensor, "batch 1"]:
     """D of two rows of raw logits, from 0 (equal distributions) to 1: 1/2 sum (p + q) log2(|p - q|^k + 1)."""
-    p, q = image.softmax(-1), description.softmax(-1)
+    p, q = log_probs(image).exp(), log_probs(description).exp()
     bits = (p - q).abs().pow(k).log1p() / math.log(2)
     return ((p + q) * bits).sum(dim=-1, keepdim=True).div(2).clamp(max=1)
 
 
 def likely(logits: Float[Tensor, "batch vocab"], beta: Float[Tensor, "batch 1"]) -> Bool[Tensor, "batch vocab"]:
     """Tokens with probability at least `beta` (a number per row) times that of the likeliest one; equality keeps."""
-    probs = logits.softmax(-1)
+    probs = log_probs(logits).exp()
     return probs >= beta * probs.amax(dim=-1, keepdim=True)

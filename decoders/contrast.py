@@ -21,6 +21,11 @@ def widen(logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def log_probs(logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
+    """Log-probabilities; a row without a possible token stays at minus infinity and is not NaN."""
+    return logits.log_softmax(dim=-1).masked_fill(logits == -torch.inf, -torch.inf)
+
+
 def plausible(logits: Float[Tensor, "batch vocab"], beta: float) -> Bool[Tensor, "batch vocab"]:
     """Tokens with probability at least `beta` times that of the likeliest one; equality keeps.
 
@@ -48,8 +53,10 @@ def extrapolate(
     """Push the base away from the branch: (1 + alpha) * base - alpha * branch.
 
     A token that is impossible in the base stays so; one that is impossible in the branch alone counts as lying
-    `IMPOSSIBLE` below the branch's best token, so that no difference is infinite or NaN.
+    `IMPOSSIBLE` below the branch's best token, so that no difference is infinite or NaN. A row of the branch without a
+    possible token has nothing to say: all its tokens count as equally likely.
     """
-    floor = branch.amax(dim=-1, keepdim=True) - IMPOSSIBLE
+    top = branch.amax(dim=-1, keepdim=True)
+    floor = top.masked_fill(top == -torch.inf, 0.0) - IMPOSSIBLE
     pushed = (1 + alpha) * base - alpha * branch.clamp(min=floor)
     return pushed.masked_fill(base == -torch.inf, -torch.inf)

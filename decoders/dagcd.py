@@ -38,6 +38,7 @@ from torch import Tensor
 
 from .calibration.detector import AUTO, WEIGHT_NORMS, Detector, find
 from .context_tokens import FLOOR, attention_ratio, distinct, in_top
+from .contrast import log_probs
 from .plan import Plan, Request, Step
 from .registry import register
 from .strategy import Strategy
@@ -157,7 +158,7 @@ class DAGCD(Strategy):
         open_to = in_top(base, ids, self.top_rank) & (counts > 0)
         gates = flags(ratio, coef, step.context["intercept"], self.gating).masked_fill(~open_to, 0.0)
         ended = ending(base, step.context["ends"].to(base.device))
-        return Sensed(ids, gates, utilisation(ratio, weights, gates), uncertainty(base.softmax(-1)), ended)
+        return Sensed(ids, gates, utilisation(ratio, weights, gates), uncertainty(log_probs(base).exp()), ended)
 
     def calibration(self, adapter: Adapter) -> str | None:
         """The detector in force."""
@@ -203,5 +204,6 @@ def raised(
     Tokens that gain nothing keep their log-probability, also where their probability underflows.
     """
     gain = torch.zeros_like(logits).scatter_add_(1, ids, added)
-    more = (logits.softmax(-1) + gain).clamp(min=0).log()
-    return torch.where(gain == 0, logits.log_softmax(-1), more).log_softmax(-1)
+    plain = log_probs(logits)
+    more = (plain.exp() + gain).clamp(min=0).log()
+    return log_probs(torch.where(gain == 0, plain, more))

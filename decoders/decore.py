@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .contrast import extrapolate, plausible
+from .contrast import extrapolate, log_probs, plausible
 from .masked_heads import MaskedHeads
 from .plan import Plan, Request, Step
 from .registry import register
@@ -96,7 +96,7 @@ class DeCoRe(MaskedHeads):
         if self.alpha_mode == "static":
             alpha = base.new_full((len(base), 1), self.alpha)
         else:
-            alpha = ALPHAS[self.alpha_mode](base.log_softmax(-1), masked.log_softmax(-1))
+            alpha = ALPHAS[self.alpha_mode](log_probs(base), log_probs(masked))
         alpha = alpha / math.log(base.shape[-1]) if self.scale_alpha else alpha
         return alpha if self.alpha_cap is None else alpha.clamp(max=self.alpha_cap)
 
@@ -104,7 +104,7 @@ class DeCoRe(MaskedHeads):
         """The alpha of each row."""
         return {"alpha": self.strength(base, branches[0])[:, 0]} if branches else {}
 
-    def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
+    def left(self, base: Tensor, step: Step) -> Tensor | None:
         """Tokens that the base finds plausible."""
         return plausible(base, self.beta) if self.beta else None
 
@@ -113,7 +113,7 @@ def contrast(
     base: Float[Tensor, "batch vocab"], masked: Float[Tensor, "batch vocab"], alpha: Float[Tensor, "batch 1"]
 ) -> Float[Tensor, "batch vocab"]:
     """DeCoRe's scores from raw logits: (1 + alpha) * log p_base - alpha * log p_masked."""
-    return extrapolate(base.log_softmax(-1), masked.log_softmax(-1), alpha)
+    return extrapolate(log_probs(base), log_probs(masked), alpha)
 
 
 def entropy(logp: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch 1"]:

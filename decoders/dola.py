@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .contrast import IMPOSSIBLE, plausible
+from .contrast import IMPOSSIBLE, log_probs, plausible
 from .plan import Plan, Request, Step
 from .registry import register
 from .strategy import Strategy
@@ -82,11 +82,11 @@ class DoLa(Strategy):
 
     def combine(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:
         """l_N - l_M."""
-        final = base.log_softmax(-1)
-        early = torch.stack([step.exits[exit].log_softmax(-1) for exit in sorted(step.exits)])
+        final = log_probs(base)
+        early = torch.stack([log_probs(step.exits[exit]) for exit in sorted(step.exits)])
         chosen = furthest(final, early, self.divergence)
         other = early.gather(0, chosen[None, :, None].expand(1, *final.shape))[0]
-        return (final - other.clamp(min=-IMPOSSIBLE)).masked_fill(final == -torch.inf, -torch.inf)
+        return final - other.clamp(min=-IMPOSSIBLE)
 
     def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
         """Tokens that the last layer finds plausible."""
@@ -95,8 +95,8 @@ class DoLa(Strategy):
     def numbers(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Mapping[str, Tensor]:
         """The exit that was chosen."""
         exits = sorted(step.exits)
-        early = torch.stack([step.exits[exit].log_softmax(-1) for exit in exits])
-        chosen = furthest(base.log_softmax(-1), early, self.divergence)
+        early = torch.stack([log_probs(step.exits[exit]) for exit in exits])
+        chosen = furthest(log_probs(base), early, self.divergence)
         return {"exit": torch.tensor(exits, device=chosen.device)[chosen]}
 
 

@@ -11,6 +11,7 @@ from transformers import LogitsProcessorList, PreTrainedModel
 
 from ..models.auto import adapter_for
 from ..models.errors import InputsMismatch, SightlineError, UnsupportedMode
+from .approximate import approximated
 from .attachment import Attachment
 from .branching import Branching
 from .plan import Request
@@ -28,6 +29,7 @@ def attach(
     processor: Any = None,
     spans: Any = None,
     branching: Branching = "auto",
+    approximate: float | None = None,
     trace: bool = False,
 ) -> Attachment:
     """Attach a decoder to a model for one `generate()`.
@@ -46,6 +48,8 @@ def attach(
             each row), columns `(start, end)`, or a mask `[batch, length]` of bool.
         branching: `rows` (branches in the base's forward), `sequential` (one forward each: less memory at a time, the
             same tokens), or `auto`, which is `rows`.
+        approximate: None decodes as the method says. A probability: rows whose base gives a token that much keep the
+            base's scores at that step; another decoder, with tokens of its own (`Approximate`).
         trace: keep what the decoder does at each step in `attachment.tracer`; greedy has a trace too.
 
     Raises:
@@ -56,7 +60,7 @@ def attach(
             f"The arguments are model, decoder, inputs; the first one is a {type(model).__name__}.",
             "Give the model as transformers loads it.",
         )
-    strategy, adapter = as_strategy(decoder), adapter_for(model)
+    strategy, adapter = approximated(as_strategy(decoder), approximate), adapter_for(model)
     request = Request(Given(inputs), adapter, processor, spans=spans)
     return Attachment(adapter, strategy, request, branching, trace=trace)
 
@@ -98,12 +102,13 @@ def generate(
     spans: Any = None,
     logits_processor: Any = None,
     branching: Branching = "auto",
+    approximate: float | None = None,
     **kwargs: Any,
 ) -> Any:
     """`model.generate()` under a decoder, in one line.
 
     Args:
-        model, decoder, inputs, processor, spans, branching: as for `attach`.
+        model, decoder, inputs, processor, spans, branching, approximate: as for `attach`.
         logits_processor: the caller's own processors; they see contrasted scores.
         kwargs: everything else that `model.generate()` takes. The controls `greedy` and `sample` set `do_sample`.
 
@@ -113,7 +118,8 @@ def generate(
     Raises:
         UnsupportedMode: a mode of `generate()` that cannot be contrasted, before the first forward.
     """
-    with attach(model, decoder, inputs, processor=processor, spans=spans, branching=branching) as attachment:
+    how: dict[str, Any] = {"processor": processor, "spans": spans, "branching": branching, "approximate": approximate}
+    with attach(model, decoder, inputs, **how) as attachment:
         return _run(model, attachment, inputs, logits_processor, kwargs)
 
 
@@ -144,6 +150,7 @@ def trace(
     spans: Any = None,
     logits_processor: Any = None,
     branching: Branching = "auto",
+    approximate: float | None = None,
     **kwargs: Any,
 ) -> Traced:
     """`generate`, and what the decoder did at each token: probabilities, cut, gate, and attention on the image.
@@ -151,11 +158,10 @@ def trace(
     The tokens are those of `generate`. Every strategy, and greedy, can be traced; each step is read back to the CPU.
 
     Args:
-        model, decoder, inputs, processor, spans, logits_processor, branching, kwargs: as for `generate`.
+        model, decoder, inputs, processor, spans, logits_processor, branching, approximate, kwargs: as for `generate`.
     """
-    with attach(
-        model, decoder, inputs, processor=processor, spans=spans, branching=branching, trace=True
-    ) as attachment:
+    how: dict[str, Any] = {"processor": processor, "spans": spans, "branching": branching, "approximate": approximate}
+    with attach(model, decoder, inputs, **how, trace=True) as attachment:
         output = _run(model, attachment, inputs, logits_processor, kwargs)
     sequences = output if isinstance(output, torch.Tensor) else output.sequences
     assert attachment.tracer is not None

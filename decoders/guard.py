@@ -11,12 +11,16 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
-from transformers.cache_utils import Cache
+import transformers
+from torch import nn
+from transformers.cache_utils import Cache, QuantizedLayer
 
 from ..models.adapter import Adapter
-from ..models.errors import UnsupportedMode
+from ..models.errors import AttachmentError, NotContrasted, UnsupportedMode
 from .in_sequence import SequentialRunner
 from .plan import Plan
 from .runner import Runner
@@ -27,8 +31,37 @@ LOOPS = ("dola_layers", "penalty_alpha", "num_beam_groups", "constraints", "forc
 """Arguments that hand generation to a loop from a repository of the hub."""
 SECOND = ("guidance_scale",)
 """Arguments that call the model a second time within a step."""
+PIECES = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (5, 23)
+"""Whether a prompt with images may be prefilled in pieces; older versions of transformers lose the images."""
 _NEUTRAL = {"guidance_scale": 1, "num_beam_groups": 1}
 """Numbers that switch an argument off, beside 0."""
+
+_ATTACHED: WeakSet[nn.Module] = WeakSet()
+_LOCK = Lock()
+
+
+@contextmanager
+def alone(decoder: nn.Module) -> Iterator[None]:
+    """Inside, no other attachment may open on this text decoder, from another thread neither."""
+    with _LOCK:
+        check_free(decoder)
+        _ATTACHED.add(decoder)
+    try:
+        yield
+    finally:
+        _ATTACHED.discard(decoder)
+
+
+def check_free(decoder: nn.Module) -> None:
+    """Refuse a second attachment.
+
+    Raises:
+        AttachmentError: one is open.
+    """
+    if decoder in _ATTACHED:
+        raise AttachmentError(
+            "This model has an open attachment already.", "Close it first: leave its block, or call its close()."
+        )
 
 
 @contextmanager
@@ -93,6 +126,12 @@ def refuse(given: Mapping[str, Any], adapter: Adapter, who: str) -> None:
             )
     if asked("cache_implementation") == "paged":
         raise _batches(who)
+    if asked("prefill_chunk_size") is not None and adapter.image_inputs and not PIECES:
+        raise UnsupportedMode(
+            f"{who} cannot be combined with prefill_chunk_size: transformers {transformers.__version__} loses the "
+            "images of a prompt that it takes in pieces.",
+            "Leave it out, or install transformers 5.23 or newer.",
+        )
     if _mixed_adapters(adapter):
         raise UnsupportedMode(
             f"{who} cannot be combined with adapter_names: rows of branches would get no adapter, or another row's.",
@@ -171,7 +210,8 @@ def check_cache(cache: Cache | None, plan: Plan, runner: Runner, who: str) -> No
             f"{who} shares a prefill of {width} tokens, and a static cache with a window of {min(windows)} drops some.",
             "Generate without cache_implementation='static'.",
         )
-    if not any(hasattr(layer, "_quantized_keys") for layer in layers):
+    # older layers get their attributes when the first keys come; other kinds are known by these alone
+    if not any(isinstance(layer, QuantizedLayer) or hasattr(layer, "_quantized_keys") for layer in layers):
         return
     if any(branch.twin for branch in plan.branches):
         raise UnsupportedMode(
@@ -183,3 +223,11 @@ def check_cache(cache: Cache | None, plan: Plan, runner: Runner, who: str) -> No
             f"{who}: in a quantised cache the rows of base and branches would share a scale, or not be told apart.",
             "Attach with branching='sequential', or generate without cache_implementation='quantized'.",
         )
+
+
+def not_passed() -> NotContrasted:
+    """The error of a step that nobody vouched for."""
+    return NotContrasted(
+        "A step was generated without the attached processor in the list, or the model was called twice for a step.",
+        "Pass it: model.generate(**inputs, logits_processor=[processor]); leave guidance_scale out.",
+    )

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .calibration.inducing import AUTO, SCALE, SELECT, find
-from .contrast import extrapolate, plausible
+from .contrast import extrapolate, log_probs, plausible
 from .masked_heads import HEAD_MASK_MODES
 from .plan import Branch, HeadEdit, MapEdit, Plan, Request, Step
 from .registry import register
@@ -124,7 +124,7 @@ class HICD(Strategy):
         """`contrast`; the base as it is without one."""
         return contrast(base, branches[0], self.alpha) if branches else base
 
-    def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
+    def left(self, base: Tensor, step: Step) -> Tensor | None:
         """Tokens that the base finds plausible, where text is generated."""
         return plausible(base, self.beta) if self.beta and step.context.get("cuts", True) else None
 
@@ -133,7 +133,7 @@ def contrast(
     base: Float[Tensor, "batch vocab"], dispersed: Float[Tensor, "batch vocab"], alpha: float
 ) -> Float[Tensor, "batch vocab"]:
     """HICD's scores from raw logits: (1 + alpha) * log p_base - alpha * log p_dispersed."""
-    return extrapolate(base.log_softmax(-1), dispersed.log_softmax(-1), alpha)
+    return extrapolate(log_probs(base), log_probs(dispersed), alpha)
 
 
 def dispersed(

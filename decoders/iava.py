@@ -135,7 +135,7 @@ class IAVA(Strategy):
         """The number of irrelevant tokens in each row."""
         return {"irrelevant": step.per_row("irrelevant", base)} if branches else {}
 
-    def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
+    def left(self, base: Tensor, step: Step) -> Tensor | None:
         """Tokens that the base finds plausible."""
         return plausible(base, self.beta) if self.beta else None
 

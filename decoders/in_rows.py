@@ -41,6 +41,7 @@ class RowsRunner(Runner):
         self._seen = 0
         self._images: list[Tensor] = []  # image columns of each stream, as rows are laid out
         self._grown: tuple[Tensor, Tensor] | None = None  # additive mask and positions of the latest token
+        self._tail: tuple[int, ...] = ()  # streams whose last prompt token stands behind the base's prompt
 
     def before(self, kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
         self.open_again(cache)
@@ -58,10 +59,13 @@ class RowsRunner(Runner):
                 joined = self._fork(joined, cache, ready)
             if not self.pending:
                 self._widen_reorder(cache)
-        self._announce(ready, past + columns_of(kwargs).shape[1], spared=self.spared(past, cache))
+        first = [place for place in ready if place not in self._tail]
+        self._announce(first, past + columns_of(kwargs).shape[1], spared=self.spared(past, cache), tail=self._tail)
         return joined
 
     def after(self, output: Any) -> Any:
+        if self._tail:
+            self._unfold(output)
         pending = self.pending
         if not pending or self.refine is None:
             return output
@@ -109,7 +113,9 @@ class RowsRunner(Runner):
     def _widen_reorder(self, cache: Cache) -> None:
         cache.__dict__["reorder_cache"] = reordering(cache.reorder_cache, len(self.streams))
 
-    def _announce(self, places: Sequence[int], columns: int, *, spared: tuple[int, ...] = ()) -> None:
+    def _announce(
+        self, places: Sequence[int], columns: int, *, spared: tuple[int, ...] = (), tail: tuple[int, ...] = ()
+    ) -> None:
         """`present` for rows laid out as this runner lays them out; `columns` are those of the base so far."""
         padding = self.longest - self.width if self.asides else 0
         self._seen = columns + padding
@@ -120,7 +126,7 @@ class RowsRunner(Runner):
                 nn.functional.pad(image, (wide - image.shape[1], 0)) if image.shape[1] < wide else image
                 for image in images
             ]
-        self.present(places, self._images, self._seen, spared=spared)
+        self.present(places, self._images, self._seen, spared=spared, tail=tail)
 
     def _compose(self, places: Sequence[int], kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
         """One call for some of the streams."""
@@ -183,9 +189,60 @@ class RowsRunner(Runner):
         each = [stream.positions(rows, generated, axes) + first for stream in streams]
         return pad_positions(each, self.longest + generated)
 
+    def last(self, hidden: Tensor, rows: int) -> Tensor:
+        own = hidden[:rows, : hidden.shape[1] - len(self._tail)]
+        return own[:, -self.columns :]
+
+    def _unfold(self, output: Any) -> None:
+        """After a call with a tail: every stream a row with its last column, and its keys and values in the cache."""
+        (kwargs, _, cache), tail = self._called, self._tail
+        each, hidden = rows_of(kwargs), output["last_hidden_state"]
+        width = hidden.shape[1] - len(tail)
+        ready = [place for place in range(len(self.streams)) if not self.streams[place].pending]
+        first = [place for place in ready if place not in tail]
+
+        def rows(place: int, tensor: Tensor, axis: int, start: int) -> Tensor:
+            if place in first:
+                own = tensor[first.index(place) * each :][:each]
+                return own.narrow(axis, start, width - start)
+            newest = tensor[:each].narrow(axis, width + tail.index(place), 1)
+            return torch.cat([tensor[:each].narrow(axis, start, width - 1 - start), newest], dim=axis)
+
+        output["last_hidden_state"] = torch.cat([rows(place, hidden, 1, width - 1) for place in ready])
+        if output.get("hidden_states") is not None:
+            output["hidden_states"] = tuple(layer[:, :width] for layer in output["hidden_states"])
+        assert cache is not None
+        for layer in cache.layers:
+            for name in ("keys", "values"):
+                held = getattr(layer, name)
+                setattr(layer, name, torch.cat([rows(place, held, 2, 0) for place in ready]))
+        self._tail = ()
+
+    def _tailed(self, joined: dict[str, Any], prefilled: Sequence[int], ready: Sequence[int]) -> dict[str, Any]:
+        """The call of the streams that do not fork, with the last prompt token again for each stream that does."""
+        self._tail = tuple(place for place in ready if place not in prefilled)
+        more = len(self._tail)
+        call = take_streams(joined, [ready.index(place) for place in prefilled], len(ready))
+        for name in ("input_ids", "inputs_embeds"):
+            if call.get(name) is not None:
+                call[name] = torch.cat([call[name], *([call[name][:, -1:]] * more)], dim=1)
+        call["position_ids"] = torch.cat([call["position_ids"], *([call["position_ids"][..., -1:]] * more)], dim=-1)
+        for name in ("attention_mask", "visual_pos_masks"):
+            if call.get(name) is not None:
+                call[name] = nn.functional.pad(call[name], (0, more), value=int(name == "attention_mask"))
+        return call
+
+    def _tails(self, joined: Mapping[str, Any], cache: Cache) -> bool:
+        """Whether forks fit into the prefill's own forward: caches that hold every column, masks for padding alone."""
+        mask, positions = joined.get("attention_mask"), joined.get("position_ids")
+        plain = mask is None or (isinstance(mask, Tensor) and mask.dim() == 2)
+        return plain and positions is not None and takes_whole_mask(self.adapter, cache)
+
     def _fork(self, joined: dict[str, Any], cache: Cache, ready: Sequence[int]) -> dict[str, Any]:
-        first, last = split_last(joined)
         prefilled = [place for place in ready if not self.streams[place].fork]
+        if self._tails(joined, cache):
+            return self._tailed(joined, prefilled, ready)
+        first, last = split_last(joined)
         with self.own_call():
             self._announce(prefilled, self.width - 1)
             self.adapter.decoder(**take_streams(first, [ready.index(place) for place in prefilled], len(ready)))

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 
 from ..models.adapter import Adapter
 from ..models.attention import LayerState
+from .deferring import Backlog
 from .rows import axes_of, columns_of, layers_copied, rows_of, settle_newest, split_last
 from .runner import Runner, Stream
 
@@ -26,6 +27,8 @@ class SequentialRunner(Runner):
         self._columns = 0
         self._last_only = False
         self._current = 0
+        self._backlog = Backlog()
+        self._beams = False
 
     def before(self, kwargs: dict[str, Any], past: int, cache: Cache | None) -> dict[str, Any]:
         self.open_again(cache)
@@ -51,13 +54,25 @@ class SequentialRunner(Runner):
         if self.pending and self.refine is not None:
             with self.own_call():
                 self.refine(self._called, self.caches[0])
+        if self._defers(found[0], rows):
+            return tuple(found)
         for place in range(1, len(self.streams)):
             self._current = place
             with self.own_call():
                 self._announce(place, spared=self.spared(self._past, self.caches[0]))
                 found.append(self.adapter.owner.forward(**self.owner_kwargs).logits[:, -self.columns :])
             self._current = 0
+        self._backlog.clear()
         return tuple(found)
+
+    def _defers(self, base: Tensor, rows: int) -> bool:
+        """Whether the branches miss this step; never under beams, which move rows while columns are missed."""
+        cache = self.caches[0]
+        beams = self._beams if cache is not None else rows != len(self.streams[0].mask)
+        if self.idle is None or beams or not self._backlog.takes(self._called, cache) or not self.idle(base[:, -1]):
+            return False
+        self._backlog.add(self._called, cache)
+        return True
 
     def settle(self, cache: Cache, opened: Tensor, twin: int) -> None:
         settle_newest(cache, self.caches[twin], opened, self._past + self._columns)
@@ -78,6 +93,7 @@ class SequentialRunner(Runner):
         reorders: list[Callable[..., Any]] = [each.reorder_cache for each in self.caches if each is not None]
 
         def reorder_all(beam_idx: Tensor) -> None:
+            self._beams = True
             for reorder in reorders:
                 reorder(beam_idx)
 
@@ -112,17 +128,18 @@ class SequentialRunner(Runner):
             return self._windowed(split_last(kwargs)[1], self._current)
         if self._past == 0:
             kwargs = self.embedded(kwargs)
-        base, rows = columns_of(kwargs), rows_of(kwargs)
+        kwargs = self._backlog.joined(kwargs)
+        rows = rows_of(kwargs)
         if kwargs.get("inputs_embeds") is not None and self._past < self.width:
             entering = stream.columns(self.adapter.entering(kwargs), self._past, self.width)
             kwargs = self.adapter.entered(kwargs, entering)
         if stream.aside:
             self.check_aside(None if self._past else cache)
-            generated = self._past + base.shape[1] - self.width
-            kwargs["attention_mask"] = stream.grown_mask(rows, generated).to(base.device)
-            positions = stream.positions(rows, generated, axes_of(kwargs)).to(base.device) + self.adapter.first_position
+            generated, device = self._past + self._columns - self.width, columns_of(kwargs).device
+            kwargs["attention_mask"] = stream.grown_mask(rows, generated).to(device)
+            positions = stream.positions(rows, generated, axes_of(kwargs)).to(device) + self.adapter.first_position
             kwargs["position_ids"] = positions[..., -columns_of(kwargs).shape[1] :]
             if not self._past:
-                image = stream.image.repeat_interleave(rows // len(stream.image), dim=0).to(base.device)
+                image = stream.image.repeat_interleave(rows // len(stream.image), dim=0).to(device)
                 kwargs["attention_mask"] = self.adapter.prompt_mask(kwargs, image, cache)
         return kwargs

@@ -103,6 +103,8 @@ class Runner(ABC):
         self.forks = any(stream.fork for stream in streams)
         self.refine: Callable[[Mapping[str, Any], Cache | None], None] | None = None
         """Fills in the prompts of pending streams from the base's prompt call, which has run, and its cache."""
+        self.idle: Callable[[Tensor], bool] | None = None
+        """Whether branches cannot matter at this step, from the base's last logits `[rows, vocab]`; None: they may."""
         self.columns = 1
         """How many of the last positions are contrasted: one in generation, all that are scored in scoring."""
         self.busy = False
@@ -116,7 +118,10 @@ class Runner(ABC):
 
     @abstractmethod
     def logits(self, output: Any, rows: int) -> tuple[Tensor, ...]:
-        """Logits `[rows, columns, vocab]` of each stream's last positions, base first, after the owner's forward."""
+        """Logits `[rows, columns, vocab]` of each stream's last positions, base first, after the owner's forward.
+
+        The base's alone where branches are left out of the step.
+        """
 
     @abstractmethod
     def settle(self, cache: Cache, opened: Tensor, twin: int) -> None:
@@ -167,8 +172,18 @@ class Runner(ABC):
                         "Generate with use_cache=False, or refresh at the prefill alone.",
                     )
 
+    def last(self, hidden: Tensor, rows: int) -> Tensor:
+        """The base's rows of what enters a layer, `[rows, columns, width]`: the positions that are contrasted."""
+        return hidden[:rows, -self.columns :]
+
     def present(
-        self, streams: Sequence[int], images: Sequence[Tensor], seen: int, *, spared: tuple[int, ...] = ()
+        self,
+        streams: Sequence[int],
+        images: Sequence[Tensor],
+        seen: int,
+        *,
+        spared: tuple[int, ...] = (),
+        tail: tuple[int, ...] = (),
     ) -> None:
         """Tell the edited layers about the next call.
 
@@ -177,24 +192,27 @@ class Runner(ABC):
             images: for every stream, image columns of its prompt, as the call lays them out.
             seen: columns of a row up to the end of the call.
             spared: for every stream the number of columns that edits leave alone.
+            tail: streams that have but one column, behind those of the base.
         """
         shared: dict[tuple, Tensor] = {}
         for state in self.states.values():
             state.present, state.spared, state.image, state.seen = tuple(streams), spared, tuple(images), seen
-            state.shared = shared
+            state.tail, state.shared = tail, shared
 
     @contextmanager
     def own_call(self) -> Iterator[None]:
         """Inside, the model is called by the runner and not by `generate()`; what probes read there is not kept."""
         before, self.busy = self.busy, True
         states = self.states.values()
-        kept = [(state, state.reading, state.present, state.image, state.seen, state.shared) for state in states]
+        told = ("present", "image", "seen", "shared", "tail")
+        kept = [(state, state.reading, {name: getattr(state, name) for name in told}) for state in states]
         try:
             with torch.no_grad():
                 yield
         finally:
             self.busy = before
-            for state, reading, state.present, state.image, state.seen, state.shared in kept:
+            for state, reading, before_call in kept:
+                vars(state).update(before_call)
                 state.reading = reading if state.probe else None
 
     def embedded(self, kwargs: dict[str, Any]) -> dict[str, Any]:

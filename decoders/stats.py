@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass
 class Stats:
@@ -16,6 +18,8 @@ class Stats:
         rows: rows summed over passes.
         columns: rows times columns summed over passes: tokens that went through the decoder.
         tokens: tokens chosen, summed over base rows.
+        steps: scores made under the strategy, summed over base rows; 0 where it is neutral.
+        contrasted: those of them that it acted on: all, unless it is approximate (`approximate.Approximate`).
     """
 
     encodes: int = 0
@@ -24,3 +28,10 @@ class Stats:
     rows: int = 0
     columns: int = 0
     tokens: int = 0
+    steps: int = 0
+    contrasted: int = 0
+
+    def count_scores(self, rows: int, sure: Tensor | None) -> None:
+        """Count a step of that many rows; `sure` are those that kept the base's scores, None where none may."""
+        self.steps += rows
+        self.contrasted += rows if sure is None else rows - int(sure.sum())

@@ -87,8 +87,26 @@ class Strategy:
     def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
         """Moment 4, the cut: which tokens may be chosen at all, `[batch, vocab]` of bool; None keeps every token.
 
-        Apart from `combine`, so that a margin between two words can be read before the cut, which would tie it.
+        Apart from `combine`, so that a margin between two words can be read before the cut, which would tie it. The
+        default is `left`; a cut that asks the branches overrides it.
         """
+        return self.left(base, step)
+
+    def left(self, base: Tensor, step: Step) -> Tensor | None:
+        """The cut where it follows from the base alone, as `keep`; None where there is none or it asks the branches."""
+        return None
+
+    def decided(self, base: Tensor, step: Step) -> Tensor | None:
+        """Rows whose next token no branch can change, `[batch]` of bool; None where that cannot be known.
+
+        By default those in which `left` leaves one token. Branches may be left out of a step where all rows are settled
+        (`deferring`); the scores are then the base's, cut by `left`.
+        """
+        left = self.left(base, step)
+        return None if left is None else left.sum(dim=-1) == 1
+
+    def sure(self, base: Tensor, step: Step) -> Tensor | None:
+        """Rows that keep the base's scores at this step, `[batch]` of bool; None, always, unless approximate."""
         return None
 
     def numbers(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Mapping[str, Tensor]:

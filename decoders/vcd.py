@@ -81,7 +81,7 @@ class VCD(Strategy):
         """(1 + alpha) * base - alpha * noised; the base as it is at alpha 0."""
         return extrapolate(base, branches[0], self.alpha) if branches else base
 
-    def keep(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor | None:
+    def left(self, base: Tensor, step: Step) -> Tensor | None:
         """Tokens that the clean branch finds plausible."""
         return plausible(base, self.beta) if self.beta else None
 

@@ -16,12 +16,13 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from ..decoders import Attachment, Strategy, attach
+from ..decoders import Approximate, Attachment, Strategy, attach
 from ..models import Loaded
 from .choosing import choose
 from .plan import has_template
 from .sampling import samplers
 from .settings import GenerationSettings
+from .sharing import Sharing
 
 MARGIN_BOUND = 50.0
 """Margins are clamped to this many nats either way: a cut may leave no yes-word or no no-word at all."""
@@ -55,6 +56,9 @@ class Cost:
         generated_tokens: tokens of the answers, end tokens included.
         gated: tokens of the answers that a gate was asked about.
         opened: those at which it was open.
+        asked: rows times steps of an approximate decoder, rows that are done included; 0 of others.
+        contrasted: those of them that were contrasted.
+        images, encoded, prompt_tokens, prefilled: see `sharing.Shared`; 0 where nothing was to be shared.
     """
 
     forwards: int = 0
@@ -65,6 +69,12 @@ class Cost:
     generated_tokens: int = 0
     gated: int = 0
     opened: int = 0
+    asked: int = 0
+    contrasted: int = 0
+    images: int = 0
+    encoded: int = 0
+    prompt_tokens: int = 0
+    prefilled: int = 0
 
     def add(self, other: Cost | Mapping[str, int]) -> None:
         """Add another cost to this one."""
@@ -150,6 +160,7 @@ class Answerer:
         generation: settled settings.
         words: tokens of the margin.
         share: what questions about one image share: `auto`, `image` or `none`.
+        branching: as `attach` takes it.
     """
 
     def __init__(
@@ -159,15 +170,21 @@ class Answerer:
         generation: GenerationSettings,
         words: Words,
         share: str = "none",
+        branching: Any = "auto",
     ):
-        self.share = share
+        self.sharing = Sharing(loaded.adapter, share, loaded.processor)
         self.loaded = loaded
         self.strategy = strategy
         self.generation = generation
         self.words = words
+        self.branching = branching
         self.config = generation_config(loaded.adapter.owner, generation)
         self._tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
         self._special = not has_template(loaded.processor)  # a template writes its own start tokens
+
+    def alone(self) -> Answerer:
+        """The same, with nothing shared between questions."""
+        return Answerer(self.loaded, self.strategy, self.generation, self.words, branching=self.branching)
 
     @torch.no_grad()
     def ask(
@@ -191,19 +208,34 @@ class Answerer:
         Raises:
             SightlineError: the strategy cannot serve this model, these inputs or this mode.
         """
+        with self.sharing.batch() as shared:
+            answers, cost = self._ask(prompts, images, seeds, candidates, contexts)
+        cost.add(vars(shared))
+        return answers, cost
+
+    def _ask(
+        self,
+        prompts: Sequence[str],
+        images: Sequence[Image | None],
+        seeds: Sequence[int | None],
+        candidates: Sequence[Sequence[str]],
+        contexts: Sequence[str | None],
+    ) -> tuple[list[Answer], Cost]:
         inputs = self._inputs(prompts, images)
         if any(candidates):
             return self._choose(inputs, prompts, candidates, contexts)
         if self.strategy is None:
             ids, reader = self._generate(inputs, seeds, None)
             return self._answers(inputs, ids, reader), self._plain_cost(reader)
-        marked = {"processor": self.loaded.processor, "spans": spans(contexts)}
+        marked = {"processor": self.loaded.processor, "spans": spans(contexts), "branching": self.branching}
         with attach(self.loaded.model, self.strategy, inputs, **marked) as attachment:
             ids, reader = self._generate(inputs, seeds, attachment)
         answers, cost = self._answers(inputs, ids, reader), self._plain_cost(reader)
         if not attachment.plan.is_neutral:
             stats = attachment.stats
             cost.forwards, cost.rows, cost.encodes = stats.passes, stats.rows, stats.encodes
+            if isinstance(self.strategy, Approximate):
+                cost.asked, cost.contrasted = stats.steps, stats.contrasted
         cost.generated_tokens = sum(answer.n_output_tokens for answer in answers)
         if attachment.gates and self.generation.mode != "beam":
             gates = torch.stack(attachment.gates, dim=1).cpu()

@@ -32,6 +32,7 @@ COMMANDS = {
     "models": "list the models",
     "decoders": "list the decoders with their parameters",
     "tasks": "list the tasks",
+    "presets": "list the settings of papers with the numbers they report",
     "matrix": "what each decoder does in each mode of generate(), family by family",
 }
 

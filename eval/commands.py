@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from omegaconf import DictConfig, OmegaConf
 
 from . import config
 from .cli import OK, SAMPLES_FAILED
 from .errors import UsageError
-from .settings import ModelSettings
+from .settings import ModelSettings, Settings
 
 if TYPE_CHECKING:
     from ..models import Loaded
@@ -27,6 +31,24 @@ _COLUMNS = {
     "CHAIRs": ("CHAIRs", "CHAIRi", "recall", "f1", "length", "share_cut_off"),
 }
 """The figures that are shown, by the one that decides."""
+_PROCESS = uuid4().hex
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a run went: an exit code, what was written to either stream, and by which process."""
+
+    code: int
+    out: str
+    wrong: str
+    process: str = _PROCESS
+
+    def say(self) -> None:
+        """Write it."""
+        sys.stdout.write(self.out)
+        if self.wrong:
+            sys.stdout.flush()
+            sys.stderr.write(self.wrong)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,9 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("-m", "--multirun", action="store_true", help="one run per combination of a=1,2 b=x,y")
     parser.add_argument("--config-dir", metavar="DIR", help="a folder with more choices, laid out as conf/")
     parser.add_argument("--cfg", action="store_true", help="show the resolved settings and stop")
-    parser.epilog = "choices:\n" + "".join(
-        f"  {group:<11} {', '.join(config.choices(group))}\n" for group in config.GROUPS
-    )
+    parser.epilog = "choices:\n" + "".join(_choices(group) for group in config.GROUPS)
     given = parser.parse_intermixed_args(list(arguments))
     if given.multirun:
         return _sweep(given.overrides, given.config_dir)
@@ -50,15 +70,25 @@ def run(arguments: Sequence[str]) -> int:
         return OK
     runner = importlib.import_module(".runner", __package__)
     outcome = runner.run(asked, tree, command=["sightline", "run", *arguments])
-    return _report_outcome(outcome, asked.run.score)
+    return _told(outcome, asked).code
+
+
+def _choices(group: str) -> str:
+    """A group and its choices, in lines of a terminal's width."""
+    first, rest = f"  {group:<11} ", " " * 14
+    names = ", ".join(config.choices(group))
+    return textwrap.fill(names, 100, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False) + "\n"
 
 
 def _sweep(overrides: Sequence[str], config_dir: str | None) -> int:
     done = config.multirun(overrides, job, config_dir)
-    return max((int(code) for _, code in done), default=OK)
+    for _, told in done:
+        if told.process != _PROCESS:  # it was said where the job ran, and not here
+            told.say()
+    return max((told.code for _, told in done), default=OK)
 
 
-def job(composed: DictConfig) -> int:
+def job(composed: DictConfig) -> Told:
     """One combination of a sweep; a function of the module, so that Hydra's launchers can send it elsewhere."""
     asked, tree = config.from_config(composed)
     runner = importlib.import_module(".runner", __package__)
@@ -69,23 +99,25 @@ def job(composed: DictConfig) -> int:
     changed = importlib.import_module("hydra.core.hydra_config").HydraConfig.get().overrides.task
     command = ["sightline", "run", *changed]
     outcome = runner.run(asked, tree, command=command, parent=True, loaded=_HELD[asked.model] if here else None)
-    return _report_outcome(outcome, asked.run.score)
+    return _told(outcome, asked)
 
 
-def _report_outcome(outcome: Any, score: bool) -> int:
-    """Scores, a short table, and one line on what failed."""
+def _told(outcome: Any, asked: Settings) -> Told:
+    """Says how a run went: its scores in a short table, and a line each on a paper's numbers and on what failed."""
     answered = outcome.n_samples - outcome.n_error
-    sys.stdout.write(f"{outcome.folder}: {answered} of {outcome.n_samples} samples answered\n")
-    if score and answered:
+    out, wrong = f"{outcome.folder}: {answered} of {outcome.n_samples} samples answered\n", ""
+    if asked.run.score and answered:
         scoring = importlib.import_module(".score", __package__)
-        sys.stdout.write(summary(scoring.score_run(outcome.folder)))
-    if not outcome.n_error:
-        return OK
-    sys.stdout.flush()
-    sys.stderr.write(
-        f"sightline: {outcome.n_error} of {outcome.n_samples} samples have no answer; first: {outcome.first_error}\n"
-    )
-    return SAMPLES_FAILED
+        out += summary(scoring.score_run(outcome.folder))
+        if asked.reported is not None:
+            command = shlex.join(["sightline", "compare", str(outcome.folder), "--reported"])
+            out += f"beside the numbers of {asked.reported.preset}: {command}\n"
+    if outcome.n_error:
+        failed = f"{outcome.n_error} of {outcome.n_samples} samples have no answer"
+        wrong = f"sightline: {failed}; first: {outcome.first_error}\n"
+    told = Told(SAMPLES_FAILED if outcome.n_error else OK, out, wrong)
+    told.say()
+    return told
 
 
 def score(arguments: Sequence[str]) -> int:
@@ -109,7 +141,7 @@ def score(arguments: Sequence[str]) -> int:
 
 def report(arguments: Sequence[str]) -> int:
     """`sightline report DIR`"""
-    parser = _parser("report", "Write report.html, report.md and report.csv into DIR, from the runs in it.")
+    parser = _parser("report", "Write report.html, .md, .csv, .json and model_card.md into DIR, from the runs in it.")
     parser.add_argument("dir", metavar="DIR", help="a run folder or a folder of runs, or run.dir=FOLDER")
     folder = _folder(parser.parse_args(list(arguments)).dir)
     written = importlib.import_module(".report", __package__).write_report(folder)
@@ -119,25 +151,41 @@ def report(arguments: Sequence[str]) -> int:
 
 
 def compare(arguments: Sequence[str]) -> int:
-    """`sightline compare RUN_A RUN_B [RUN...] [--baseline RUN] [--parser NAME] [--json FILE]`"""
+    """`sightline compare RUN_A RUN_B [RUN...] [--baseline RUN] [--parser NAME] [--json FILE]`, or `RUN --reported`"""
     parser = _parser("compare", "Hold runs against a baseline on the same samples, with paired intervals and tests.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder; seeds of one configuration go together")
     parser.add_argument("--baseline", metavar="RUN", help="what the others are held against; default: the first run")
     parser.add_argument("--parser", metavar="NAME", help="dialect that answers are read in; default: the task's")
     parser.add_argument("--json", metavar="FILE", help="write everything, with all flipped samples")
+    parser.add_argument(
+        "--reported",
+        metavar="PRESET",
+        nargs="?",
+        const="",
+        help="hold each run against the numbers of the paper whose preset it was made with, or of PRESET",
+    )
     given = parser.parse_intermixed_args(list(arguments))
+    if given.reported is not None:
+        against = importlib.import_module(".compare_reported", __package__)
+        text, held = against.show([_folder(run) for run in given.runs], given.reported, given.parser)
+        return _compared(text, held, given.json)
     comparing = importlib.import_module(".compare", __package__)
-    text = importlib.import_module(".compare_text", __package__)
+    shown = importlib.import_module(".compare_text", __package__)
     baseline = None if given.baseline is None else _folder(given.baseline)
     found = comparing.compare([_folder(run) for run in given.runs], baseline=baseline, parser=given.parser)
+    return _compared(shown.as_text(found), shown.as_json(found), given.json)
+
+
+def _compared(text: str, held: dict[str, Any], file: str | None) -> int:
+    """Show a comparison, and write it where that was asked."""
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.as_text(found).encode(encoding, "backslashreplace").decode(encoding))
-    if given.json:
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    if file:
         try:
-            importlib.import_module(".records", __package__).write_json(Path(given.json), text.as_json(found))
+            importlib.import_module(".records", __package__).write_json(Path(file), held)
         except OSError as error:
-            raise UsageError(f"{given.json!r} cannot be written: {error.strerror}.", "Name another file.") from error
-        sys.stdout.write(f"{given.json}\n")
+            raise UsageError(f"{file!r} cannot be written: {error.strerror}.", "Name another file.") from error
+        sys.stdout.write(f"{file}\n")
     return OK
 
 
@@ -266,6 +314,18 @@ def tasks(arguments: Sequence[str]) -> int:
     return _list("tasks", "benchmarks", arguments)
 
 
+def presets(arguments: Sequence[str]) -> int:
+    """`sightline presets [--into FILE]`"""
+    parser = _parser("presets", "List the settings of papers (experiment=NAME) with the numbers they report.")
+    parser.add_argument("--into", metavar="FILE", help="write the table into a Markdown file, between its marks")
+    given = parser.parse_args(list(arguments))
+    papers = importlib.import_module(".papers", __package__)
+    if given.into:
+        papers.put(Path(given.into))
+    sys.stdout.write(f"{given.into}\n" if given.into else papers.as_text())
+    return OK
+
+
 def matrix(arguments: Sequence[str]) -> int:
     """`sightline matrix [--decoder NAME...] [--family NAME...] [--mode NAME...] [--into FILE]`"""
     parser = _parser("matrix", "Show how every decoder fared in every mode of generate() when the matrix was last run.")
@@ -310,7 +370,10 @@ def _folder(argument: str) -> Path:
     """A folder given as such, or as `run.dir=FOLDER`."""
     folder = Path(argument.removeprefix("run.dir="))
     if not folder.is_dir():
-        raise UsageError(f"{str(folder)!r} is not a folder.", "Give a run folder, as `sightline run` names it.")
+        raise UsageError(
+            f"{str(folder)!r} is not a folder.",
+            "Give a run folder, as `sightline run` names it; a pattern that ends in */ leaves files out.",
+        )
     return folder
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from .compare_answers import Answers, NotComparable, on_common_ground, read_answers, refuse_other_samples
 from .compare_paired import Arm, Gap, Pair
 from .errors import IncompleteRun
-from .folder import is_complete, read_json
+from .folder import is_complete, read_manifest
 from .statistics import holm
 
 FILE = "manifest.json"
@@ -139,7 +139,7 @@ def _ordered(runs: list[Path], baseline: Path | None) -> list[Path]:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    manifest = read_json(folder / FILE)
+    manifest = read_manifest(folder)
     if not is_complete(manifest):
         raise IncompleteRun(f"The run in {str(folder)!r} has not finished.", "Run it again to go on, then compare.")
     return manifest

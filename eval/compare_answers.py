@@ -25,7 +25,7 @@ from .score_hallusion import HALLUSION
 from .score_vqa import TEXT_VQA
 from .scoring import ScoringError
 from .scoring.checks import SampleId
-from .scoring.vocabulary import Vocabulary
+from .scoring.vocabulary import VARIANT, Vocabulary
 
 COUNTINGS = {counting.name: counting for counting in (AMBER, AMBER_CAPTIONS, HALLUSION, TEXT_VQA)}
 _OWN = (POPE, CHAIR, MME, SHORT_ANSWERS, MEMO_TRAP, TRUTHFUL_QA)
@@ -133,7 +133,7 @@ def read_answers(folder: Path, manifest: Mapping[str, Any], name: str, scorer: s
         failed=frozenset(sample for sample, record in named if record.status != "ok"),
         labels="" if other is None else other[0],
         brought=_brought(scale, folder, manifest, parser),
-        **(_truth(folder, manifest) if scale is CHAIR else {}),
+        **(_truth(folder, manifest, parser) if scale is CHAIR else {}),
     )
 
 
@@ -149,8 +149,8 @@ def _brought(scale: Scale, folder: Path, manifest: Mapping[str, Any], parser: st
     return None if counting is None or counting.brings is None else counting.brings(folder, manifest, parser)
 
 
-def _truth(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    truth, vocabulary = ground_truth(folder, manifest)
+def _truth(folder: Path, manifest: Mapping[str, Any], parser: str) -> dict[str, Any]:
+    truth, vocabulary = ground_truth(folder, manifest, parser or VARIANT)
     return {"truth": truth, "vocabulary": vocabulary}
 
 

@@ -15,7 +15,8 @@ from .compare_scales import Mark, Marks, Material, Scale, Tables, Tally, ratio
 from .records import SampleRecord
 from .scoring import ScoringError, cut_caption
 from .scoring.chair import COUNTS, chair_counts, chair_rates, score_chair
-from .scoring.vocabulary import COCO, VARIANT
+from .scoring.opera_words import DIALECTS
+from .scoring.vocabulary import COCO
 from .statistics import Floats
 
 FREE, SAME_LENGTH = "free", "same_length"
@@ -100,4 +101,4 @@ def _asks(record: SampleRecord) -> bool:
     return True
 
 
-CHAIR = Scale("chair", FREE, "CHAIRs", _asks, _tally, _figures, _shares, _marks, (VARIANT,))
+CHAIR = Scale("chair", FREE, "CHAIRs", _asks, _tally, _figures, _shares, _marks, tuple(DIALECTS))

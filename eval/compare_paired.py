@@ -189,7 +189,7 @@ class Pair:
         spread = (self.first.spread(table, measure), self.second.spread(table, measure))
         if first is None or second is None:
             return Gap(first, second, None, reason="undefined on the samples that both answered", spread=spread)
-        low, high = _interval(ours[1:] - theirs[1:])
+        low, high = interval(ours[1:] - theirs[1:])
         return Gap(
             first,
             second,
@@ -252,7 +252,8 @@ def _margins(run: Answers, table: str, whole: str) -> Floats:
     )
 
 
-def _interval(draws: Floats) -> tuple[float | None, float | None]:
+def interval(draws: Floats) -> tuple[float | None, float | None]:
+    """The ends of the 95 % interval of resampled values; None where none of them is defined."""
     finite: NDArray[np.float64] = draws[np.isfinite(draws)]
     if not len(finite):
         return None, None

@@ -16,10 +16,13 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from .errors import ConfigError, unknown
+from . import launching
+from .errors import ConfigError, MissingPackage, unknown
 from .settings import Settings, settings
 
 CONF = "conf"
@@ -27,7 +30,6 @@ ROOT = "config"
 GROUPS = ("model", "decoder", "task", "prompt", "generation", "run", "experiment")
 _PACKAGE = __name__.split(".", 1)[0]
 _ALLOWED = re.compile(r"\$\{(?:[A-Za-z0-9_./\[\]-]+|(?:now|hydra):[^${}]*)\}")
-_HYDRA_CODE = ("hydra._internal.", "hydra_plugins.")
 
 
 def compose_settings(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Settings, dict[str, Any]]:
@@ -44,6 +46,7 @@ def compose_settings(overrides: Sequence[str], config_dir: str | None = None) ->
         ConfigError: an override cannot be read, names something unknown, or asks for code or the environment.
     """
     with _hydra(overrides, config_dir) as full:
+        launching.refuse_in_single_run(overrides)
         config = compose(ROOT, overrides=full)
     return from_config(config)
 
@@ -74,7 +77,10 @@ def multirun(
         For each job its overrides and what `job` returned.
 
     Raises:
-        ConfigError: as `compose_settings`; any job may raise errors of its own once the others have run.
+        ConfigError: as `compose_settings`, or the launcher lacks something; any job may raise errors of its own once
+            the others have run.
+        MissingPackage: the launcher is not installed.
+        JobFailed: a job could not be sent to where it should run, or has no result.
     """
     with _hydra(overrides, config_dir) as full:
         hydra = GlobalHydra.instance().hydra
@@ -82,7 +88,10 @@ def multirun(
             raise ConfigError("Hydra did not start.")
         folder = [value.removeprefix("run.dir=") for value in overrides if value.startswith("run.dir=")]
         full += [f"hydra.sweep.dir={folder[-1]}"] if folder else []
-        batches = hydra.multirun(config_name=ROOT, task_function=job, overrides=full, with_log_configuration=False)
+        whole = hydra.compose_config(ROOT, full, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+        launching.check(whole)
+        with launching.sending(str(whole.hydra.sweep.dir)):
+            batches = hydra.multirun(config_name=ROOT, task_function=job, overrides=full, with_log_configuration=False)
     return [(list(result.overrides or []), result.return_value) for batch in batches or [] for result in batch]
 
 
@@ -124,15 +133,22 @@ def _readable(overrides: Sequence[str]):
         raise _explain(error, overrides) from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"The configuration cannot be resolved: {_first_line(error)}.") from error
+    except (YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
+        raise ConfigError(
+            f"A configuration file cannot be read ({type(error).__name__}: {_first_line(error)}).",
+            "Files of --config-dir are YAML in UTF-8, one field a line; see `conf/` of the package.",
+        ) from error
     except ValueError as error:  # Hydra's own, for null as the choice of a group
         if isinstance(error, ConfigError) or "Config group override" not in str(error):
             raise
         raise ConfigError("A group cannot be set to null.", f"Choose one of its names: {', '.join(GROUPS)}.") from error
 
 
-def _unknown_choice(error: MissingConfigException) -> ConfigError:
+def _unknown_choice(error: MissingConfigException) -> ConfigError | MissingPackage:
     wanted = str(error.missing_cfg_file or "")
     group, _, name = wanted.rpartition("/")
+    if group == launching.GROUP:
+        return launching.unknown_launcher(name)
     if group in GROUPS and group:
         return ConfigError(*unknown(group, name, error.options or choices(group)))
     return ConfigError(f"There is no configuration {wanted!r}.", f"Groups: {', '.join(GROUPS)}.")
@@ -159,6 +175,8 @@ def _explain(error: HydraException, overrides: Sequence[str]) -> ConfigError:
 def _unknown_field(path: str, overrides: Sequence[str]) -> ConfigError:
     """The sentence for `group.field` where the field, or the group, does not exist."""
     section, dot, _ = path.partition(".")
+    if path.startswith("hydra.launcher."):
+        return ConfigError(*launching.unknown_field(path))
     if "/" in section or (section in GROUPS and not dot):
         return ConfigError(f"{path!r} is not a group or a setting.", "Write group=choice or group.field=value.")
     if section not in GROUPS:

@@ -70,6 +70,10 @@ class WorkersLost(SightlineError, RuntimeError):
     """No worker of a cluster is left to go on with a run, or none could be started."""
 
 
+class JobFailed(SightlineError, RuntimeError):
+    """A job of a sweep could not be sent to where it should run, or ended there without a result."""
+
+
 class MissingPackage(SightlineError, ImportError):
     """An optional package is needed and not installed."""
 

@@ -18,6 +18,14 @@ from .records import SampleFiles, halved, write_atomic, write_json
 METRICS = "metrics.json"
 SUMMARY = "timings/summary.json"
 _LOCK = ".lock"
+_SHAPE = {
+    **dict.fromkeys(("task.name", "model.name", "decoder.key", "decoder.kind", "scorer.name", "scorer.parser"), str),
+    **dict.fromkeys(("task", "task.options", "decoder.params", "generation"), dict),
+    **dict.fromkeys(("task.version", "n_samples"), int),
+    **dict.fromkeys(("limit", "seed"), int | None),
+    "margin_words": dict | None,
+}
+"""Fields of a manifest that are read again, and their kinds."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -28,6 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, allow_nan=False)  # what is read is written again: NaN, and numbers that became infinite
     except FileNotFoundError:
         raise RunFolderError(
             f"There is no {path.name} in {str(path.parent)!r}.", "Is it a run folder? `sightline run` makes them."
@@ -37,6 +46,25 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunFolderError(f"{str(path)!r} does not hold a JSON object.")
     return value
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run folder, with all that scores and comparisons read of it.
+
+    Raises:
+        RunFolderError: there is none, or something is missing or of another kind.
+    """
+    held = read_json(folder / FILE)
+    for path, kind in _SHAPE.items():
+        value: Any = held
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(value, kind) or (path == "task.name" and Path(str(value)).name != value):
+            raise RunFolderError(
+                f"{FILE} in {str(folder)!r} has {str(value)[:60]!r} as {path}.",
+                "It is not as `sightline run` writes it. Run it again with run.resume=false.",
+            )
+    return held
 
 
 class RunFolder:

@@ -1,11 +1,11 @@
-"""Readable lists of what there is: models, decoders, tasks; and the decoders as the table of the README."""
+"""Readable lists of what there is: models, decoders, tasks; and the decoders as the support matrix of the README."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ..decoders import Strategy
 from ..models import FAMILIES
 from .config import choices, conf_folder
 from .errors import UsageError
-from .matrix import Matrix, picked, tabled
+from .matrix import Matrix, load, picked, tabled
 from .records import write_atomic
 from .tasks import registry as tasks
 
@@ -29,7 +29,18 @@ WIDTH = 100
 """Columns of a terminal that lists keep to."""
 BEGIN, END = "<!-- decoders: written by `make readme` -->", "<!-- end of decoders -->"
 """The marks between which a Markdown file holds the table of decoders."""
-CAPABILITIES = ("kind", "image", "context", "attention", "processor", "branches", "generation", "calibrates")
+GROUPS = {
+    "LLaVA": {"llava", "llava_next", "llava_onevision"},
+    "InstructBLIP": {"instructblip"},
+    "Qwen-VL": {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"},
+    "PaliGemma": {"paligemma"},
+    "other image-text models": set[str](),
+    "text models": {"llama", "qwen3", "mistral_window"},
+}
+"""Families of the matrix under the headings of the README; the empty set holds those that no other names."""
+_NAMED = set[str]().union(*GROUPS.values())
+NEEDS = ("image", "context", "attention", "processor")
+CAPABILITIES = ("kind", *NEEDS, "branches", "generation", "calibrates")
 
 
 def models() -> str:
@@ -77,14 +88,30 @@ def strategies() -> str:
 
 
 def matrix() -> str:
-    """The same capabilities as a Markdown table."""
-    heads = ("decoder", "", "kind", "needs an image", "needs a context", "needs attention", "needs the processor",
-             "branches", "generation modes", "calibration")  # fmt: skip
+    """What each decoder needs, and in how many modes of `generate()` each kind of family has it, as Markdown."""
+    held = load()
+    heads = ("decoder", "", "kind", "needs", "branches", "calibration", *GROUPS)
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in decoders.names():
         cls = decoders.get(name)
-        lines.append(f"| {' | '.join((f'`{name}`', cls.title, *capabilities(cls).values()))} |")
+        found = capabilities(cls)
+        needs = ", ".join(each for each in NEEDS if found[each] == "yes") or "-"
+        own = (f"`{name}`", cls.title, found["kind"], needs, found["branches"], found["calibrates"])
+        lines.append(f"| {' | '.join((*own, *(_share(held, name, group) for group in GROUPS.values())))} |")
     return "\n".join(lines) + "\n"
+
+
+def _share(held: Matrix, decoder: str, group: Collection[str]) -> str:
+    """`23 of 27`: modes in which every family of the group has the decoder, of those that plain decoding has there."""
+    families = [name for name in held.families if name in group or (not group and name not in _NAMED)]
+    if all(held.idle(decoder, family) for family in families):
+        return "-"
+    served = whole = 0
+    for mode in held.modes:
+        kinds = {held.outcome(decoder, family, mode)[0] for family in families} - {"n/a", "needs"}
+        whole += bool(kinds)
+        served += kinds == {"equal"}
+    return f"{served} of {whole}"
 
 
 def put_matrix(file: Path) -> None:

@@ -91,6 +91,7 @@ def facts(
         "decoder": {"kind": strategy.kind, "class": type(strategy).__qualname__},
         "margin_words": {"yes": list(words.yes), "no": list(words.no)},
         "batch_size": settings.run.batch_size,
+        "share": settings.run.share,
         "n_samples": len(plan.samples),
         "n_requests": len(plan.requests),
         "n_images": plan.images,

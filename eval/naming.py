@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..decoders import Strategy
+from ..decoders import Approximate, Strategy
 from .records import digest
 from .settings import Settings
 from .tasks.base import Task
@@ -30,12 +30,13 @@ def run_path(settings: Settings, task: Task, strategy: Strategy, parent: bool) -
 
 def run_name(settings: Settings, task: Task, strategy: Strategy) -> str:
     """`TASK-MODEL-DECODER[-PARAMETERS]-MODE-DIGEST`; parameters are those that differ from their defaults."""
+    own = strategy.of if isinstance(strategy, Approximate) else strategy  # the key has the threshold
     defaults: dict[str, Any] = {
-        spec.name: spec.default for spec in dataclasses.fields(strategy) if spec.default is not dataclasses.MISSING
+        spec.name: spec.default for spec in dataclasses.fields(own) if spec.default is not dataclasses.MISSING
     }
     changed = [
         f"{name}={_word(value)}"
-        for name, value in strategy.params().items()
+        for name, value in own.params().items()
         if name not in defaults or value != defaults[name]
     ]
     mode = strategy.mode or settings.generation.mode

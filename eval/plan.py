@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..models.errors import UnsupportedModel
+from ..models.prompts import templated
 from .errors import DataError, ImageError
 from .images import file_digest, locate
 from .records import KEY_VERSION, SampleRecord, digest, sample_seed
@@ -79,6 +80,7 @@ class Planned:
 class Request:
     """One image (or none) with one prompt, and the samples that its answer serves.
 
+    Files with equal bytes are one image; `image` is the name of the first.
     `candidates` are the continuations to be scored; without them an answer is generated.
     """
 
@@ -141,14 +143,15 @@ def make_plan(
     """
     digests: dict[str, str | ImageError] = {}
     samples = [_planned(dataset, document, render, conditions, digests) for document in documents]
-    groups: dict[tuple[str, str, tuple[str, ...]], list[Planned]] = {}
+    groups: dict[tuple[Any, ...], list[Planned]] = {}
     for planned in samples:
         if planned.error is None:
             asked = planned.document
-            groups.setdefault((asked.image, planned.prompt, asked.candidates), []).append(planned)
+            content = planned.image_sha256, planned.prompt, asked.candidates, asked.context
+            groups.setdefault(content, []).append(planned)
     requests = [
-        Request(image, prompt, group[0].seed, tuple(group), candidates)
-        for (image, prompt, candidates), group in groups.items()
+        Request(group[0].document.image, group[0].prompt, group[0].seed, tuple(group), group[0].document.candidates)
+        for group in groups.values()
     ]
     first = {name: place for place, name in reversed(list(enumerate(request.image for request in requests)))}
     return Plan(tuple(samples), tuple(sorted(requests, key=lambda request: first[request.image])))
@@ -229,8 +232,7 @@ def renderer(processor: Any, suffix: str) -> Callable[[str], str]:
     def render(question: str) -> str:
         if question not in known:
             content = [{"type": "image"}, {"type": "text", "text": question + suffix}]
-            turns = [{"role": "user", "content": content}]
-            known[question] = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            known[question] = templated(processor, content)
         return known[question]
 
     return render
@@ -246,11 +248,7 @@ def text_renderer(processor: Any, suffix: str) -> Callable[[str], str]:
     if not has_template(processor):
         return lambda text: text + suffix
 
-    def render(text: str) -> str:
-        turns = [{"role": "user", "content": text + suffix}]
-        return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-
-    return render
+    return lambda text: templated(processor, text + suffix)
 
 
 def has_template(processor: Any) -> bool:

@@ -64,7 +64,7 @@ def settle(settings: Settings) -> tuple[Strategy, Task, dict[str, Any]]:
             f"{task.name} scores given answers and generates none, so nothing is drawn and there are no beams.",
             "Use generation=greedy and a decoder other than sample.",
         )
-    return strategy, task, options
+    return decoders.approximated(strategy, settings.run.approximate), task, options
 
 
 def load_model(model: ModelSettings) -> Loaded:
@@ -139,8 +139,8 @@ class Preparation:
 
     def answerer(self) -> Answerer:
         """The model with its decoder, ready to be asked."""
-        share = self.settings.run.share
-        return Answerer(self.loaded, self.strategy, self.generation, self.words, share)
+        run = self.settings.run
+        return Answerer(self.loaded, self.strategy, self.generation, self.words, run.share, run.branching)
 
     def prepared(self, command: Sequence[str]) -> Prepared:
         """Identity, facts and plan; every image is read once, for its digest."""

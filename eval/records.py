@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -58,6 +59,42 @@ _OF_TEXTS = ("candidates", "logprobs", "gold")
 _FIELDS = tuple(spec.name for spec in dataclasses.fields(SampleRecord) if spec.name not in _OF_TEXTS)
 
 
+def _is_text(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:  # a lone surrogate, which no file takes
+        return False
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _optional(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+def _listed(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("key", "task", "split", "doc_id", "image_id", "prompt", "output", "status"), _is_text),
+    **dict.fromkeys(("task_version", "n_prompt_tokens", "n_output_tokens"), _is_whole),
+    **dict.fromkeys(("label", "finish", "error"), _optional(_is_text)),
+    "margin": _optional(_is_number),
+    "seed": _optional(_is_whole),
+    "candidates": _optional(_listed(_is_text)),
+    "logprobs": _optional(_listed(_optional(_is_number))),
+    "gold": _optional(lambda value: isinstance(value, dict)),
+}
+"""Field -> whether a value from a file is one of its kind."""
+
+
 def digest(content: Any) -> str:
     """sha256 (hex) of a JSON value; keys are sorted, so equal values have equal digests."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
@@ -77,7 +114,7 @@ def parse_line(line: str) -> SampleRecord:
     """The record of a line.
 
     Raises:
-        RecordError: it is not JSON, or not a sample.
+        RecordError: it is not JSON, or not a sample; a field of the wrong type makes it none.
     """
     try:
         value = json.loads(line)
@@ -85,6 +122,9 @@ def parse_line(line: str) -> SampleRecord:
         raise RecordError(f"not JSON: {line[:60]!r}.") from error
     if not isinstance(value, Mapping) or any(name not in value for name in _FIELDS):
         raise RecordError(f"not a sample: {line[:60]!r}.")
+    for name, fits in _FITS.items():
+        if name in value and not fits(value[name]):
+            raise RecordError(f"not a sample, for {name} is {str(value[name])[:60]!r}: {line[:60]!r}.")
     return SampleRecord(**{name: value[name] for name in (*_FIELDS, *(more for more in _OF_TEXTS if more in value))})
 
 

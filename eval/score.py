@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import decoders
+from ..decoders.approximate import WORD
 from ..models.errors import UnknownDecoder
 from . import relabel
 from .errors import ConfigError, IncompleteRun, ScoreError, unknown
-from .folder import METRICS, is_complete, read_json
-from .manifest import FILE, differences
+from .folder import METRICS, is_complete, read_manifest
+from .manifest import differences
 from .records import SampleFiles, SampleRecord, read_part, read_samples, write_json
 from .score_amber import AMBER, AMBER_CAPTIONS
 from .score_captions import data_folder, score_captions
@@ -24,14 +25,14 @@ from .score_tables import RESAMPLES, Given, Record, Reference, Scorer
 from .score_texts import BY_SCORES, MICRO, SQUAD, score_memo_trap, score_short_answers, score_truthful_qa
 from .score_vqa import TEXT_VQA
 from .scoring import PARSERS, ScoringError
-from .scoring.vocabulary import VARIANT
+from .scoring.opera_words import DIALECTS
 from .statistics import StatisticsError
 
 SCHEMA = 1
 SCORERS = {
     "pope": Scorer(score_splits, PARSERS, "mean", "accuracy", margins=True),
     "mme": Scorer(score_pairs, MME_PARSERS, "total", "score", margins=True),
-    "chair": Scorer(score_captions, (VARIANT,), "free", "CHAIRs", higher_is_better=False, captions=True),
+    "chair": Scorer(score_captions, tuple(DIALECTS), "free", "CHAIRs", higher_is_better=False, captions=True),
     "short_answers": Scorer(score_short_answers, (SQUAD,), "substituted", "em", texts=True),
     "memo_trap": Scorer(score_memo_trap, (BY_SCORES,), MICRO, "accuracy", texts=True),
     "truthful_qa": Scorer(score_truthful_qa, (BY_SCORES,), "multiple_choice", "MC2", texts=True),
@@ -70,10 +71,8 @@ def score_run(
         ScoreError: the samples cannot be scored, or the reference was made with another model, prompt or data.
         DataError: what is needed of the task's data, or of other labels, is not there.
     """
-    manifest = read_json(folder / FILE)
-    scorer = _scorer(manifest)
-    if parser is not None and parser not in scorer.parsers:
-        raise ConfigError(*unknown(f"parser for {manifest['task']['name']}", parser, scorer.parsers))
+    manifest = read_manifest(folder)
+    scorer, rule = _scorer(manifest), _parser(manifest, parser)
     records, partial = _samples(folder, manifest, allow_partial)
     told = None
     if labels is None:
@@ -82,12 +81,28 @@ def score_run(
         place = labels_data or data_folder(folder)
         records, told = relabel.relabel(folder, manifest, records, labels, place)
     reference = _reference(like, manifest, allow_partial) if like is not None and scorer.captions else None
-    given = Given(folder, manifest, records, parser or manifest["scorer"]["parser"], reference)
+    given = Given(folder, manifest, records, rule, reference)
     metrics = build_metrics(given, partial, told)
     if like is not None and not scorer.captions:
         metrics["notes"].append("Cutting to another run's lengths has no meaning for these answers and was left out.")
     write_json(folder / METRICS, metrics)
     return metrics
+
+
+def scored(folder: Path, parser: str | None = None) -> dict[str, Any]:
+    """The scores of a finished run under one dialect; `metrics.json` stays as it is.
+
+    Args:
+        folder: the run folder.
+        parser: dialect that answers are read in; None = the task's.
+
+    Raises:
+        SightlineError: as `score_run`.
+    """
+    manifest = read_manifest(folder)
+    rule = _parser(manifest, parser)
+    records, partial = _samples(folder, manifest, allow_partial=False)
+    return build_metrics(Given(folder, manifest, records, rule), partial)
 
 
 def build_metrics(given: Given, partial: bool, labels: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -147,16 +162,18 @@ def _label_notes(labels: Mapping[str, Any] | None) -> list[str]:
 def describe_decoder(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Key, kind, title and parameters of a run's decoder; one that is not registered here has its key as title."""
     held = manifest["decoder"]
+    key, _, how = str(held["key"]).partition(WORD)
     try:
-        title = decoders.get(held["key"]).title
+        title = decoders.get(key).title
     except UnknownDecoder:
-        title = str(held["key"])
+        title = key
+    title += how and f",{WORD}{how}"
     return {"key": held["key"], "kind": held["kind"], "title": title, "params": held["params"]}
 
 
 def _reference(like: Path, manifest: Mapping[str, Any], allow_partial: bool) -> Reference:
     """The run to whose lengths captions are cut, which must have been asked the same."""
-    held = read_json(like / FILE)
+    held = read_manifest(like)
     same = {
         "task": {name: value for name, value in manifest["task"].items() if name != "revision"},
         "model": {"fingerprint": manifest["model"]["fingerprint"]},
@@ -204,15 +221,23 @@ def _notes(manifest: Mapping[str, Any], scorer: Scorer, n: int, ok: int, partial
     notes = []
     if partial:
         notes.append(f"Partial: {n} of {manifest['n_samples']} samples; the run has not finished.")
-    if manifest["limit"] is not None:
+    if manifest.get("limit") is not None:
         units = "groups of texts" if scorer.texts else "images"
-        notes.append(f"Limited to {manifest['limit']} {units} (run.limit, seed {manifest['seed']}).")
+        notes.append(f"Limited to {manifest['limit']} {units} (run.limit, seed {manifest.get('seed')}).")
     if n > ok:
         notes.append(f"{n - ok} of {n} samples failed and are not scored.")
     margin = manifest.get("margin_words") or {}
     if scorer.margins and not (margin.get("yes") and margin.get("no")):
         notes.append("The tokenizer has no single tokens for yes and no, so there is no margin and no AUC.")
     return notes
+
+
+def _parser(manifest: Mapping[str, Any], parser: str | None) -> str:
+    """The dialect that answers are read in; raises `ConfigError` where the scorer has none of that name."""
+    known = _scorer(manifest).parsers
+    if parser is not None and parser not in known:
+        raise ConfigError(*unknown(f"parser for {manifest['task']['name']}", parser, known))
+    return parser or str(manifest["scorer"]["parser"])
 
 
 def _scorer(manifest: Mapping[str, Any]) -> Scorer:

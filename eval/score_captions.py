@@ -23,6 +23,7 @@ from .records import write_json
 from .score_tables import Given, Record, Scores, Table, add_bounds, bounds, entry, ratio
 from .scoring.chair import chair_counts, chair_rate, cut_like, score_chair
 from .scoring.checks import sample_id
+from .scoring.opera_words import in_dialect
 from .scoring.vocabulary import VARIANT, Vocabulary
 from .tasks import registry as tasks
 from .tasks.base import Dataset, Task
@@ -47,7 +48,7 @@ def score_captions(given: Given) -> Scores:
         ScoreError: the task has no object words, or its data are not those of the run.
         ScoringError: the reference lacks a sample.
     """
-    truth, vocabulary = ground_truth(given.folder, given.manifest)
+    truth, vocabulary = ground_truth(given.folder, given.manifest, given.parser)
     tables = {FREE: caption_table(given.records, truth, vocabulary)}
     if given.like is None:
         return Scores(tables, more={"like": None})
@@ -99,11 +100,16 @@ def caption_table(records: Sequence[Record], truth: Truth, vocabulary: Vocabular
     return table
 
 
-def ground_truth(folder: Path, manifest: Mapping[str, Any]) -> tuple[Truth, Vocabulary]:
+def ground_truth(folder: Path, manifest: Mapping[str, Any], dialect: str = VARIANT) -> tuple[Truth, Vocabulary]:
     """Image id -> classes true of it, and the words that captions are read with.
 
-    The truth is made from the task's data when a run is first scored, and kept in `truth.json`; from then on the folder
-    is all that scores and comparisons need.
+    The truth is made from the task's data when a run is first scored, and kept in `truth.json` (of other dialects than
+    the portable one in `truth-DIALECT.json`); from then on the folder is all that scores and comparisons need.
+
+    Args:
+        folder: the run folder.
+        manifest: its manifest.
+        dialect: how words are read, in captions of the run and in those that the truth is made of.
 
     Raises:
         ScoreError: the task has no object words, or its data are not those of the run.
@@ -112,17 +118,19 @@ def ground_truth(folder: Path, manifest: Mapping[str, Any]) -> tuple[Truth, Voca
     task = tasks.get(manifest["task"]["name"])
     if task.vocabulary is None:
         raise ScoreError(f"The task {task.name!r} has no object words to read captions with.")
+    vocabulary = in_dialect(task.vocabulary, dialect)
+    file = folder / (TRUTH if dialect == VARIANT else f"truth-{dialect}.json")
     made_of = {
-        "variant": VARIANT,
-        "vocabulary": task.vocabulary.name,
+        "variant": vocabulary.variant,
+        "vocabulary": vocabulary.name,
         "options": manifest["task"]["options"],
         "data": manifest["task"]["data"],
     }
-    held = kept(folder / TRUTH)
+    held = kept(file)
     if any(held.get(name) != value for name, value in made_of.items()) or not isinstance(held.get("truth"), dict):
-        held = {**made_of, "truth": _made(task, folder, manifest)}
-        write_json(folder / TRUTH, held)
-    return held["truth"], task.vocabulary
+        held = {**made_of, "truth": _made(folder, manifest, vocabulary)}
+        write_json(file, held)
+    return held["truth"], vocabulary
 
 
 def kept(file: Path) -> dict[str, Any]:
@@ -133,21 +141,28 @@ def kept(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _made(task: Task, folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+def _made(folder: Path, manifest: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, list[str]]:
     """The truth from the task's data, which must be those of the run."""
-    dataset = reload(folder, manifest)
+    dataset = reload(folder, manifest, vocabulary)
     return {image: list(classes) for image, classes in (dataset.truth or {}).items()}
 
 
-def reload(folder: Path, manifest: Mapping[str, Any]) -> Dataset:
+def reload(folder: Path, manifest: Mapping[str, Any], vocabulary: Vocabulary | None = None) -> Dataset:
     """The data of a run's task, which must be those of the run.
+
+    Args:
+        folder: the run folder.
+        manifest: its manifest.
+        vocabulary: what captions in the data are read with; None = the task's own.
 
     Raises:
         ScoreError: they are not.
         DataError: they are not there.
     """
     task = tasks.get(manifest["task"]["name"])
-    dataset = tasks.load(task, {**manifest["task"]["options"], **_places(task, folder)})
+    options = tasks.settle(task, {**manifest["task"]["options"], **_places(task, folder)})
+    reads = None if vocabulary is None else task.reads
+    dataset = task.load(options) if reads is None or vocabulary is None else reads(options, vocabulary)
     found = [dataclasses.asdict(source) for source in dataset.sources]
     if found != manifest["task"]["data"]:
         changed = [source["file"] for source in found if source not in manifest["task"]["data"]]

@@ -14,14 +14,17 @@ from pathlib import PurePath
 from typing import Any
 
 from .errors import ConfigError, unknown
+from .reported import SECTION as REPORTED
+from .reported import Reported, reported
 
 MODES = ("greedy", "sample", "beam")
 DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
 SHARING = ("auto", "image", "none")
 """What questions about one image share: the encoded image and the start of the prompt, the image alone, nothing."""
 PLACES = ("here", "ray")
+BRANCHING = ("auto", "rows", "sequential")
 """Where a run's workers are: in this process, or on a Ray cluster."""
-_SECTIONS = ("model", "decoder", "task", "prompt", "generation", "run")
+_SECTIONS = ("model", "decoder", "task", "prompt", "generation", "run", REPORTED)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class GenerationSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where a run is written and how much of the task it asks. None of it but `limit` and `seed` changes an answer."""
+    """Where a run is written, how much it asks, and how. Only `limit`, `seed` and `approximate` change answers."""
 
     dir: str | None = None
     root: str = "runs"
@@ -128,6 +131,8 @@ class RunSettings:
     threads: int | None = None
     progress: bool | str = "auto"
     share: str = "auto"
+    branching: str = "auto"
+    approximate: float | None = None
     where: str = "here"
     address: str | None = None
     workers: int | None = None
@@ -137,7 +142,7 @@ class RunSettings:
 
     def validate(self) -> None:
         """Ranges."""
-        for name, known in (("share", SHARING), ("where", PLACES)):
+        for name, known in (("share", SHARING), ("where", PLACES), ("branching", BRANCHING)):
             if getattr(self, name) not in known:
                 raise ConfigError(*unknown(f"run.{name}", getattr(self, name), known))
         _require(self.workers is None or self.workers >= 1, "run.workers", "1 or more, or null", self.workers)
@@ -145,6 +150,8 @@ class RunSettings:
         gpus = self.worker_gpus
         _require(gpus is None or gpus >= 0, "run.worker_gpus", "0 (none) or more, or null", gpus)
         _require(self.wait_s > 0, "run.wait_s", "above 0 seconds", self.wait_s)
+        least = self.approximate
+        _require(least is None or least >= 0, "run.approximate", "a probability from 0, or null", least)
         _require(self.limit is None or self.limit >= 1, "run.limit", "1 or more images, or null", self.limit)
         _require(self.batch_size >= 1, "run.batch_size", "1 or more", self.batch_size)
         _require(self.seed >= 0, "run.seed", "0 or more", self.seed)
@@ -155,7 +162,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run is told."""
+    """Everything a run is told. `reported` is what a paper says of it, and changes no answer."""
 
     model: ModelSettings
     decoder: Named
@@ -163,6 +170,7 @@ class Settings:
     prompt: PromptSettings = PromptSettings()
     generation: GenerationSettings = GenerationSettings()
     run: RunSettings = RunSettings()
+    reported: Reported | None = None
 
 
 def settings(config: Mapping[str, Any]) -> Settings:
@@ -184,6 +192,7 @@ def settings(config: Mapping[str, Any]) -> Settings:
         prompt=_typed("prompt", PromptSettings, _section(config, "prompt")),
         generation=_typed("generation", GenerationSettings, _section(config, "generation")),
         run=_typed("run", RunSettings, _section(config, "run")),
+        reported=reported(config.get(REPORTED)),
     )
 
 
@@ -238,7 +247,14 @@ def _coerced(where: str, kind: str, value: Any) -> Any:
             "None": "null",
         }
         raise ConfigError(f"{where} must be {' or '.join(names[part] for part in kinds)}, got {value!r}.")
-    return float(value) if "float" in kinds and isinstance(value, int) else value
+    return _as_float(where, value) if "float" in kinds and isinstance(value, int) else value
+
+
+def _as_float(where: str, value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ConfigError(f"{where} must be a number of at most 1e308.") from error
 
 
 def _require(holds: bool, where: str, rule: str, value: object, hint: str = "") -> None:

@@ -72,6 +72,13 @@ class Ledger:
             "forwards_per_token": round(total.forwards / steps, 4) if steps else None,
             "rows_per_token": round(total.rows / rows, 4) if rows else None,
             "focus": round(total.opened / total.gated, 4) if total.gated else None,
+            "contrasted": round(total.contrasted / total.asked, 4) if total.asked else None,
+            "shared": {
+                "images": {"asked": total.images, "encoded": total.encoded} if total.images else None,
+                "prompt_tokens": {"asked": total.prompt_tokens, "prefilled": total.prefilled}
+                if total.prompt_tokens
+                else None,
+            },
             "peak_memory_mb": max((entry["peak_memory_mb"] or 0.0 for entry in entries), default=peak_memory()) or None,
             "beside_greedy": beside_greedy,
         }
@@ -85,6 +92,8 @@ def beside_greedy(
 ) -> dict[str, Any] | None:
     """Time the decoder and plain greedy `generate()` in turn on the same batches, after a batch of warming up.
 
+    Nothing is shared between questions meanwhile, whatever the run shares.
+
     Args:
         answerer: the decoder.
         requests: what to ask, with decoded images.
@@ -97,6 +106,9 @@ def beside_greedy(
         return None
     greedy = dataclasses.replace(GenerationSettings(), max_new_tokens=answerer.generation.max_new_tokens)
     plain = Answerer(answerer.loaded, None, greedy, answerer.words)
+    answerer = (
+        answerer.alone()
+    )  # what can be shared differs between decoders and tasks, the price of a decoder does not
     seconds, tokens = [0.0, 0.0], [0, 0]
     batches = [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
     for who in (answerer, plain):

@@ -92,7 +92,14 @@ def write(best: Candidate, folder: Path, metric: str = METRIC, table: str = TABL
 
 def _candidate(folder: Path, metric: str, table: str) -> Candidate:
     held = read_json(folder / FILE)
-    split = held["task"]["options"].get("split")
+    try:
+        key, params, split = (
+            held["decoder"]["key"],
+            dict(held["decoder"]["params"]),
+            held["task"]["options"].get("split"),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ScoreError(f"{FILE} of {folder.name} is not as `sightline run` writes it.", "Run it again.") from error
     if split != "validation":
         what = "a task without a validation split" if split is None else f"the split {split!r}"
         raise ScoreError(
@@ -102,17 +109,19 @@ def _candidate(folder: Path, metric: str, table: str) -> Candidate:
     if not (folder / METRICS).is_file():
         raise IncompleteRun(f"{folder.name} has no scores.", f"Finish it, then `sightline score {folder}`.")
     metrics = read_json(folder / METRICS)
-    if metrics["partial"]:
+    if metrics.get("partial", True):
         raise IncompleteRun(f"{folder.name} has not finished.", "Run the sweep again; it goes on where it stopped.")
-    tables = metrics["tables"]
+    tables = metrics.get("tables")
+    if not isinstance(tables, dict):
+        raise ScoreError(f"{METRICS} of {folder.name} holds no tables.", f"Score it again: `sightline score {folder}`.")
     if table not in tables:
         raise ConfigError(*unknown("table", table, tables))
     if metric not in tables[table]:
         raise ConfigError(*unknown("metric", metric, tables[table]))
-    value = tables[table][metric]["value"]
-    if value is None:
+    value = tables[table][metric].get("value")
+    if not isinstance(value, int | float):
         raise ScoreError(f"{folder.name} has no value of {metric}: {tables[table][metric].get('reason')}.")
-    return Candidate(folder, held["decoder"]["key"], held["decoder"]["params"], float(value), held)
+    return Candidate(folder, key, params, float(value), held)
 
 
 def _order(params: Mapping[str, Any]) -> str:

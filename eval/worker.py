@@ -127,13 +127,28 @@ class Worker:
 
     def _batches(self, ready: Sequence[Ready]) -> Iterator[list[Ready]]:
         """Batches of like length; the size is looked up each time, for it may have been halved meanwhile."""
-        lengths = self.answerer.lengths([request.prompt for request, _ in ready]) if ready else []
-        order = sorted(range(len(ready)), key=lambda place: lengths[place])
+        order = self._order(ready)
         start = 0
         while start < len(order):
             size = self.batch_size
             yield [ready[place] for place in order[start : start + size]]
             start += size
+
+    def _order(self, ready: Sequence[Ready]) -> list[int]:
+        """Like with like: by length; where questions share their image, image by image, these by their longest one."""
+        lengths = self.answerer.lengths([request.prompt for request, _ in ready]) if ready else []
+        if not self.answerer.sharing.by_image:
+            return sorted(range(len(ready)), key=lambda place: lengths[place])
+        longest: dict[str, int] = {}
+        for (request, image), length in zip(ready, lengths, strict=True):
+            if image is not None:
+                longest[request.image] = max(length, longest.get(request.image, 0))
+
+        def key(place: int) -> tuple[int, str, int]:
+            name = ready[place][0].image
+            return longest.get(name, lengths[place]), name, lengths[place]
+
+        return sorted(range(len(ready)), key=key)
 
     def _answer(self, batch: Sequence[Ready]) -> Iterator[Done]:
         """Answer a batch; halve it when memory runs out, take it apart when something else goes wrong."""

@@ -50,6 +50,8 @@ class LayerState:
         biased: streams that `bias` acts on.
         probe: whether to keep the last query row's attention.
         present: streams in the call that runs, in row order; all of them when empty.
+        tail: streams that fork off the base one column before its last one; each has one more column, behind the
+            base's, in which it is given that last token anew. It sees what stands before it and itself.
         maps: for each stream whose attention map is replaced, by what.
         spared: for each stream the number of leading query columns of the call that all edits leave alone.
         image: for each stream, which columns of its prompt hold image tokens, `[batch, columns]` of bool.
@@ -71,6 +73,7 @@ class LayerState:
     probe: bool = False
     maps: dict[int, MapRule] = field(default_factory=dict)
     present: tuple[int, ...] = ()
+    tail: tuple[int, ...] = ()
     spared: tuple[int, ...] = ()
     image: tuple[Tensor, ...] = ()
     seen: int = 0
@@ -159,7 +162,7 @@ class LayerState:
 
         A window that has moved on holds the last keys alone, and a static buffer is longer than what was seen.
         """
-        key = ("image", rows, keys, device)
+        key = ("image", rows, keys, device, self.present)
         if key not in self.shared:
             self.shared[key] = self._image_keys(rows, keys, device)
         return self.shared[key]
@@ -200,6 +203,51 @@ def attention(
     if state is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     state.calls += 1
+    if state.tail:
+        return _with_tail(module, state, (query, key, value, attention_mask), scaling=scaling, **kwargs), None
+    return _edited(module, state, query, key, value, attention_mask, scaling, **kwargs), None
+
+
+def _with_tail(
+    module: nn.Module, state: LayerState, call: tuple[Tensor, Tensor, Tensor, Tensor | None], **kwargs
+) -> Tensor:
+    """The columns of all rows, then those of forked streams, a row each: `[rows, columns + tail, heads, d]`."""
+    query, key, value, mask = call
+    present, tail = state.present, state.tail
+    each, width = len(query) // len(present), query.shape[2] - len(tail)
+    end = key.shape[2] - len(tail)  # more than `width` where the prompt's beginning is in the cache already
+    whole = None if mask is None else mask[:, :, :width, :end]
+    output = _edited(module, state, query[:, :, :width], key[:, :, :end], value[:, :, :end], whole, **kwargs)
+    first = state.reading
+    keys, values = (
+        torch.cat([torch.cat([x[:each, :, : end - 1], x[:each, :, column : column + 1]], dim=2)
+                   for column in range(end, end + len(tail))])
+        for x in (key, value)
+    )  # fmt: skip
+    queries = query[:each, :, width:].transpose(1, 2).transpose(0, 1).flatten(0, 1)[:, :, None]
+    seen = None if whole is None else whole[:each, :, -1:].repeat(len(tail) if len(whole) > 1 else 1, 1, 1, 1)
+    state.present = tail
+    try:
+        own = _edited(module, state, queries, keys, values, seen, **kwargs)
+    finally:
+        state.present = present
+    if state.probe and first is not None and state.reading is not None:
+        state.reading = torch.cat([first, state.reading])
+    padded = output.new_zeros(len(query), len(tail), *output.shape[2:])
+    padded[:each] = own.view(len(tail), each, *output.shape[2:]).transpose(0, 1)
+    return torch.cat([output, padded], dim=1)
+
+
+def _edited(
+    module: nn.Module,
+    state: LayerState,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs,
+) -> Tensor:
     rows, _, columns, _ = query.shape
     uniform = state.keep("uniform", rows, columns, query)
     if uniform is not None:
@@ -220,7 +268,7 @@ def attention(
         call = Call(query, key, value, attention_mask, scaling, bool(causal), seen=start + columns if start else 0)
         output = _with_maps(output, call, state, rules)
     zero = state.keep("zero", rows, columns, output)
-    return (output if zero is None else output * zero.transpose(1, 2)), None
+    return output if zero is None else output * zero.transpose(1, 2)
 
 
 def _with_bias(

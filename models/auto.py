@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -26,8 +27,10 @@ from transformers import (
     PretrainedConfig,
 )
 
+from . import checkpoint
+from .adapter import Adapter
 from .auto_image_text import KNOWN, AutoImageTextAdapter
-from .errors import MissingProcessor, ModelNotFound
+from .errors import AdapterInvalid, InvalidParameter, MissingProcessor, ModelNotFound, SightlineError, UnsupportedModel
 from .image_only import image_only, needs_image_only
 from .instructblip import InstructBlipAdapter
 from .llava import LlavaAdapter
@@ -40,8 +43,6 @@ from .wrapped import unwrapped
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
-
-    from .adapter import Adapter
 
 FAMILIES: dict[str, type[Adapter]] = {
     **dict.fromkeys(("llava", "llava_next", "llava_onevision"), LlavaAdapter),
@@ -75,12 +76,38 @@ def adapter_for(model: PreTrainedModel) -> Adapter:
 
 def _family(model_type: str, visual: bool) -> type[Adapter]:
     general = AutoImageTextAdapter if visual else TextAdapter
-    return _plugins().get(model_type) or FAMILIES.get(model_type, general)
+    return _plugin(model_type) or FAMILIES.get(model_type, general)
 
 
 @cache
-def _plugins() -> dict[str, type[Adapter]]:
-    return {entry.name: entry.load() for entry in entry_points(group=GROUP)}
+def _plugin(model_type: str) -> type[Adapter] | None:
+    """The adapter that another package brings for a family; packages for other families are not touched.
+
+    Raises:
+        AdapterInvalid: it cannot be loaded, is no `Adapter`, or two packages bring one.
+    """
+    entries = [entry for entry in entry_points(group=GROUP) if entry.name == model_type]
+    if not entries:
+        return None
+    brought = [f"{entry.value} of {entry.dist.name if entry.dist else 'a package'}" for entry in entries]
+    if len({entry.value for entry in entries}) > 1:
+        raise AdapterInvalid(
+            f"Two packages bring an adapter for {model_type!r}: {' and '.join(brought)}.", "Uninstall one of them."
+        )
+    try:
+        found = entries[0].load()
+    except Exception as error:
+        raise AdapterInvalid(
+            f"The adapter for {model_type!r}, {brought[0]}, cannot be loaded: {type(error).__name__}: "
+            f"{_first_line(error).rstrip('.')}.",
+            "Mend or uninstall that package.",
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Adapter)):
+        raise AdapterInvalid(
+            f"The adapter for {model_type!r}, {brought[0]}, is no class of sightline.models.adapter.Adapter.",
+            "Name the class in the entry point, as MODULE:CLASS.",
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -139,33 +166,54 @@ def load(
     Raises:
         ModelNotFound: no such files here or at the hub; says how to get them and how to point to a folder.
         MissingProcessor: its processor needs a package that is not installed.
-        UnsupportedModel: the checkpoint's family is not served.
+        UnsupportedModel: the checkpoint's family is not served, or it brings code of its own.
+        CheckpointInvalid: its files are broken, lead out of their folder, or are not of one model.
+        InvalidParameter: there is no such dtype or device.
     """
-    source = str(SHIPPED / name) if (SHIPPED / name / "config.json").is_file() else name
+    wide = _dtype(dtype)
+    place = _device(device)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise _not_found(name, OSError("there is no config.json"))
     try:
-        refuse(PretrainedConfig.get_config_dict(source, revision=revision)[0], trust_remote_code=trust_remote_code)
-        config = AutoConfig.from_pretrained(source, **common)
-        visual = getattr(config, "vision_config", None) is not None
-        wide = getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype
-        model = (AutoModelForImageTextToText if visual else AutoModelForCausalLM).from_pretrained(
-            source, dtype=wide, use_safetensors=True, **common
-        )
-        reader: Any = AutoProcessor if visual else AutoTokenizer
-        if needs_image_only_processor(config.model_type):
-            reader = image_only_processor(config.model_type)
-        elif needs_image_only(config.model_type):
-            reader = image_only(config.model_type)
-        processor = _processor(reader, source, common)
+        source = str(SHIPPED / name) if (SHIPPED / name / "config.json").is_file() else name
+        if _is_folder(name) and not (Path(name) / "config.json").is_file():
+            raise _not_found(name, OSError("there is no config.json"))
+        model, processor = _read(name, source, wide, common)
+    except SightlineError:
+        raise
     except OSError as error:
         raise _not_found(name, error) from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # transformers raises errors of many kinds on files that are not as they should be
+        if "trust_remote_code" in str(error):
+            raise _brings_code(name) from error
+        raise checkpoint.broken(name, error) from error
+    return Loaded(name, model.eval().to(place), processor, source)
+
+
+def _read(name: str, source: str, wide: Any, common: dict[str, Any]) -> tuple[Any, Any]:
+    """Model and processor of a folder or hub id."""
+    raw: Any = PretrainedConfig.get_config_dict(source, revision=common["revision"])[0]
+    refuse(raw, trust_remote_code=common["trust_remote_code"])
+    config = AutoConfig.from_pretrained(source, **common)
+    visual = getattr(config, "vision_config", None) is not None
+    made: Any = AutoModelForImageTextToText if visual else AutoModelForCausalLM
+    if _is_folder(source):
+        held = checkpoint.parameters_in(Path(source))
+        if not raw.get("auto_map"):
+            checkpoint.check_size(held, config, made.from_config)
+    model, found = made.from_pretrained(source, dtype=wide, use_safetensors=True, output_loading_info=True, **common)
+    checkpoint.check_complete(name, found["missing_keys"])
+    reader: Any = AutoProcessor if visual else AutoTokenizer
+    if needs_image_only_processor(config.model_type):
+        reader = image_only_processor(config.model_type)
+    elif needs_image_only(config.model_type):
+        reader = image_only(config.model_type)
+    processor = _processor(reader, source, common)
     getattr(processor, "tokenizer", processor).padding_side = "left"
     if visual:
         _family(config.model_type, visual).fit(processor)
-    loaded: Any = model.eval()
-    return Loaded(name, loaded.to(_device(device)), processor, source)
+    return model, processor
 
 
 def _processor(reader: Any, source: str, common: dict[str, Any]) -> Any:
@@ -185,15 +233,38 @@ def _processor(reader: Any, source: str, common: dict[str, Any]) -> Any:
         ) from error
 
 
-def _device(device: str) -> str:
-    return device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+def _dtype(dtype: str | torch.dtype) -> Any:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) and dtype != "auto" else dtype
+    if found != "auto" and not isinstance(found, torch.dtype):
+        raise InvalidParameter(f"There is no dtype {dtype!r}.", "Use auto, float32, bfloat16, float16 or float64.")
+    return found
+
+
+def _device(device: str) -> torch.device:
+    wanted = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(wanted)
+    except RuntimeError as error:
+        raise InvalidParameter(f"There is no device {device!r}.", "Use auto, cpu, cuda or cuda:0.") from error
+
+
+def _brings_code(name: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"The checkpoint {name!r} brings code of its own, which Sightline does not run unasked.",
+        "Use a checkpoint converted for transformers (often '...-hf'); or, if you trust the code, load it with "
+        "trust_remote_code=True (model.trust_remote_code=true).",
+    )
+
+
+def _is_folder(name: str) -> bool:
+    return os.path.isdir(name)  # `Path.is_dir` raises on names that are too long for the system
 
 
 def _not_found(name: str, error: OSError) -> ModelNotFound:
     shipped = ", ".join(sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))) or "none"
-    if Path(name).is_dir():
+    if _is_folder(name):
         return ModelNotFound(
-            f"The folder {name!r} holds no complete checkpoint: {_first_line(error)}",
+            f"The folder {name!r} holds no complete checkpoint: {_first_line(error).rstrip('.')}.",
             "It needs config.json, the processor's files and *.safetensors, as save_pretrained() writes them.",
         )
     near = difflib.get_close_matches(name, shipped.split(", "), n=1)

@@ -55,6 +55,10 @@ class InvalidPrompt(SightlineError, ValueError):
     """A prompt cannot be put together from these inputs, or for this instruction."""
 
 
+class AdapterInvalid(SightlineError, TypeError):
+    """An adapter that another package brings cannot be used."""
+
+
 class UnsupportedModel(SightlineError):
     """The model is of a family, or in a state, that the engine cannot serve."""
 
@@ -67,6 +71,10 @@ class ModelNotFound(SightlineError, OSError):
     """The checkpoint is neither here nor to be had."""
 
     __str__ = Exception.__str__
+
+
+class CheckpointInvalid(SightlineError, ValueError):
+    """The files of a checkpoint are broken, lead out of their folder, or do not belong together."""
 
 
 class SelfCheckFailed(SightlineError):

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from .adapter import Adapter
 from .errors import InvalidPrompt, MissingImage, MissingProcessor, UnsupportedModel
-from .prompts import batched, runs, unpadded
+from .prompts import batched, runs, templated, unpadded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -153,6 +153,4 @@ def _rendered(processor: Any, text: str) -> str:
     """The prompt for one user turn: by the chat template, if there is one."""
     if not getattr(processor, "chat_template", None):
         return text
-    content = [{"type": "image"}, {"type": "text", "text": text}]
-    turns = [{"role": "user", "content": content}]
-    return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return templated(processor, [{"type": "image"}, {"type": "text", "text": text}])

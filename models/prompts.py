@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool
+from jinja2 import TemplateError
 from torch import Tensor
 
 from .errors import InvalidPrompt, MissingChatTemplate
@@ -132,8 +133,24 @@ def rendered(processor: Any, text: str, images: int) -> str:
     tokenizer = getattr(processor, "tokenizer", processor)
     parts = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}]
     content = text if tokenizer is processor else parts  # templates of text models take strings alone
+    return templated(processor, content)
+
+
+def templated(processor: Any, content: Any) -> str:
+    """The chat template's prompt for one user turn with this content, ready to be answered.
+
+    Raises:
+        InvalidPrompt: the template cannot be read, or does not take such a turn.
+    """
     turns = [{"role": "user", "content": content}]
-    return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    try:
+        return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        text = " ".join(str(error).split())[:200].rstrip(".")
+        raise InvalidPrompt(
+            f"The chat template of this model cannot make a prompt ({type(error).__name__}: {text}).",
+            "Mend chat_template.jinja beside the checkpoint, or take the one of the model's family.",
+        ) from error
 
 
 def _prompt_ids(processor: Any, text: str, images: int) -> list[int]:

@@ -12,7 +12,7 @@ from .errors import UnsupportedModel
 
 VICUNA = "Salesforce/instructblip-vicuna-7b"
 BLIP = ("blip", "blip-2", "instructblipvideo", "kosmos-2", "git")
-OWLS = ("mplug-owl", "mplug_owl", "mplug-owl2", "mplug_owl2", "mplug_owl3", "mplug-owl3")
+OWLS = "mplugowl"  # their types are mplug-owl, mplug_owl2, mplugowl3
 
 
 def refuse(config: Mapping[str, Any], *, trust_remote_code: bool = False) -> None:
@@ -26,8 +26,9 @@ def refuse(config: Mapping[str, Any], *, trust_remote_code: bool = False) -> Non
         UnsupportedModel: it cannot, with the name of what can.
     """
     kind = str(config.get("model_type", ""))
-    text = config.get("text_config") or {}
-    if kind == "instructblip" and text.get("model_type", "opt") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    text = config.get("text_config")
+    text = text if isinstance(text, Mapping) else {}
+    if kind == "instructblip" and str(text.get("model_type", "opt")) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UnsupportedModel(
             f"This InstructBLIP has an encoder-decoder language model ({text.get('model_type')}), and Sightline serves "
             "decoder-only ones.",
@@ -38,7 +39,7 @@ def refuse(config: Mapping[str, Any], *, trust_remote_code: bool = False) -> Non
             f"Models of type {kind!r} are not served.",
             f"Use an InstructBLIP with Vicuna, such as {VICUNA}, or a LLaVA.",
         )
-    if kind in OWLS:
+    if kind.replace("-", "").replace("_", "").lower().startswith(OWLS):
         raise UnsupportedModel(
             f"mPLUG-Owl ({kind}) is not part of transformers; it runs code of its own.",
             "Use a LLaVA, or Qwen/Qwen2.5-VL-7B-Instruct.",

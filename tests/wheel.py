@@ -21,7 +21,11 @@ from sightline.decoders.calibration.lists import find
 assert Path(sys.prefix) in Path(sightline.__file__).parents, sightline.__file__
 modules = [found.name for found in pkgutil.walk_packages(sightline.__path__, "sightline.")]
 for name in modules:
-    importlib.import_module(name)
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("lm_eval", "lmms_eval", "gradio"):  # what needs an extra says so when it is asked for
+            raise
 configs = [path for path in Path(str(files("sightline.conf"))).rglob("*.yaml")]
 for path in configs:
     OmegaConf.load(path)

@@ -122,7 +122,7 @@ def load(path: str | Path) -> Detector:
         return _parsed(held)
     except KeyError as error:
         raise CalibrationInvalid(f"{str(path)!r} is no detector: {error} missing.", _REMEDY) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CalibrationInvalid(f"{str(path)!r} is no detector: {error}.", _REMEDY) from error
 
 

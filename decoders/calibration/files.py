@@ -22,7 +22,7 @@ def read(path: str | Path) -> Any:
         raise CalibrationMissing(
             f"There is no calibration file {str(path)!r}.", "Make it: sightline calibrate model=... what=... out=FILE."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CalibrationInvalid(f"{str(path)!r} is no calibration file: {error}.") from error
 
 

@@ -233,7 +233,7 @@ def load(path: str | Path) -> Source:
         return _parsed(held)
     except KeyError as error:
         raise CalibrationInvalid(f"{str(path)!r} holds no inducing heads: {error} missing.", _REMEDY) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CalibrationInvalid(f"{str(path)!r} holds no inducing heads: {error}.", _REMEDY) from error
 
 

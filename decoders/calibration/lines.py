@@ -43,7 +43,7 @@ def read_lines(path: str | Path, read: Callable[[Mapping[str, Any]], T | None], 
 def _read(line: str, read: Callable[[Mapping[str, Any]], T | None], where: str, must: str) -> T:
     try:
         held = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CalibrationInvalid(f"{where} is no JSON: {error}.") from error
     made = read(held) if isinstance(held, dict) else None
     if made is None:

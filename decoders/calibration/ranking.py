@@ -113,7 +113,7 @@ def load(path: str | Path) -> HeadRanking:
     held = read(path)
     try:
         return _parsed(held)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CalibrationInvalid(
             f"{str(path)!r} is no calibration file: {error}.", "Make it anew with sightline calibrate."
         ) from error

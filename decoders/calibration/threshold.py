@@ -124,7 +124,7 @@ def load(path: str | Path) -> Threshold:
             raise ValueError(f"sensor must have {', '.join(SENSOR)}")
     except KeyError as error:
         raise CalibrationInvalid(f"{str(path)!r} is no threshold: {error} missing.", _REMEDY) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CalibrationInvalid(f"{str(path)!r} is no threshold: {error}.", _REMEDY) from error
     return found
 

@@ -17,7 +17,7 @@ from ...decoders import Strategy
 from ..errors import UsageError
 from ..listing import table
 from ..records import write_atomic, write_json
-from . import analytic, show
+from . import agreement, analytic, questions, show
 from .configs import SHAPES
 from .contenders import Contender, decoder, guidance, naive, plain
 from .measure import counts, measure
@@ -56,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="write bench.json, bench.md and bench.svg there")
     parser.add_argument("--counts", action="store_true", help="forwards, rows and prefilled tokens, no times")
     parser.add_argument("--profile", action="store_true", help="operations and host reads of one decode step, no times")
+    parser.add_argument("--agreement", action="store_true", help="how often tokens change with rows, passes, batches")
+    parser.add_argument("--prompts", type=int, default=64, metavar="N", help="of --agreement; default: %(default)s")
+    parser.add_argument("--questions", action="store_true", help="questions a second of POPE-scenes, by run.share")
+    parser.add_argument(
+        "--images", type=int, default=32, metavar="N", help="that --questions asks about; default: %(default)s"
+    )
     parser.add_argument("--analytic", action="store_true", help="predict at full size by arithmetic; nothing is timed")
     parser.add_argument(
         "--bandwidth", type=float, default=H100["bandwidth"], metavar="GB/S", help="default: %(default)s"
@@ -73,6 +79,10 @@ def run(given: argparse.Namespace, command: Sequence[str]) -> int:
     _check(given)
     if given.threads:
         torch.set_num_threads(given.threads)
+    if given.agreement:
+        return _agree(given, command)
+    if given.questions:
+        return _ask(given, command)
     with tempfile.TemporaryDirectory() as folder:
         asked = subject(
             given.model, _shape(given), Path(folder), device="cpu" if given.analytic else given.device,
@@ -81,7 +91,7 @@ def run(given: argparse.Namespace, command: Sequence[str]) -> int:
         with asked.endless():
             contenders = _contenders(given, asked)
             if given.analytic:
-                return _predict(given, asked, contenders)
+                return _predict(given, asked, contenders, command)
             if given.counts:
                 found = [(each.name, counts(each, asked.loaded.adapter)) for each in contenders]
                 sys.stdout.write(f"{_title(asked)}\n\n{show.counted(found)}")
@@ -105,6 +115,54 @@ def _measure(given: argparse.Namespace, asked: Subject, contenders: Sequence[Con
     return 0
 
 
+def _agree(given: argparse.Namespace, command: Sequence[str]) -> int:
+    found: list[agreement.Agreement] = []
+    where: dict[str, Any] = {}
+    size = given.batch_size if given.batch_size > 1 else agreement.SIZE
+    for dtype in agreement.DTYPES if given.dtype == "auto" else (given.dtype,):
+        with tempfile.TemporaryDirectory() as folder:
+            asked = subject(given.model, _shape(given), Path(folder), device=given.device, dtype=dtype, weights="real")
+            where = show.machine(asked.loaded.model.device)
+            strategies = _strategies(given, asked)
+            prompts = agreement.prompts(asked.loaded, given.prompts)
+            for each in agreement.agreements(asked.loaded, strategies, prompts, given.new_tokens, size):
+                found.append(each)
+                _told(f"{each.dtype} {each.decoder} {each.compared}: {each.changed} in {each.tokens}")
+    text = agreement.shown(found)
+    sizes = f"{given.prompts} prompts of up to {given.new_tokens} tokens, batches of {size}"
+    sys.stdout.write(f"{given.model}, {sizes}; {_where(where)}\n\n{text}")
+    if given.out:
+        held = {"schema": 1, "command": list(command), "machine": where, "found": agreement.as_json(found)}
+        write_json(Path(given.out) / "agreement.json", held)
+        write_atomic(Path(given.out) / "agreement.md", show.markdown(text))
+        sys.stdout.write("".join(f"{Path(given.out) / f'agreement.{kind}'}\n" for kind in ("json", "md")))
+    return 0
+
+
+def _ask(given: argparse.Namespace, command: Sequence[str]) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        made = subject(
+            given.model, _shape(given), Path(folder), device=given.device, dtype=given.dtype, weights="real"
+        )  # fmt: skip
+        given.decoders = given.decoders or list(questions.DECODERS)
+        strategies = _strategies(given, made)
+        asked, size = questions.questions(made.loaded, given.images), max(given.batch_size, 1)
+        size = size if size > 1 else questions.SIZE
+        found = questions.rates(made.loaded, strategies, asked, size, given.rounds, _told)
+    where, text = show.machine(made.loaded.model.device), questions.shown(found)
+    dtype = str(made.loaded.model.dtype).removeprefix("torch.")
+    sys.stdout.write(
+        f"{given.model} ({dtype}), {len(asked.requests)} questions ({asked.samples} samples) about {given.images} "
+        f"images, batches of {size}; {_where(where)}; {given.rounds} rounds, median [quartiles]\n\n{text}"
+    )
+    if given.out:
+        held = {"schema": 1, "command": list(command), "machine": where, "batch_size": size, "dtype": dtype}
+        write_json(Path(given.out) / "questions.json", {**held, "found": questions.as_json(found)})
+        write_atomic(Path(given.out) / "questions.md", show.markdown(text))
+        sys.stdout.write("".join(f"{Path(given.out) / f'questions.{kind}'}\n" for kind in ("json", "md")))
+    return 0
+
+
 def _profile(asked: Subject, contenders: Sequence[Contender]) -> int:
     for contender in contenders:  # checks of the model and descriptions are made once
         decode_step(contender)
@@ -117,27 +175,26 @@ def _profile(asked: Subject, contenders: Sequence[Contender]) -> int:
     return 0
 
 
-def _predict(given: argparse.Namespace, asked: Subject, contenders: Sequence[Contender]) -> int:
+def _predict(given: argparse.Namespace, asked: Subject, contenders: Sequence[Contender], command: Sequence[str]) -> int:
     machine = analytic.Machine(given.bandwidth * 1e9, given.tflops * 1e12)
-    text = show.predicted(analytic.predict(contenders, asked, machine))
+    found = analytic.predict(contenders, asked, machine)
+    text = show.predicted(found)
     sys.stdout.write(
         f"ANALYTIC, not measured: {_title(asked)}, bfloat16, at {given.bandwidth:g} GB/s and {given.tflops:g} TFLOP/s\n"
         f"\n{text}"
     )
     if given.out:
         Path(given.out).mkdir(parents=True, exist_ok=True)
+        told = {"bandwidth": given.bandwidth, "tflops": given.tflops, "contenders": show.ratios_of(found)}
+        write_json(Path(given.out) / "analytic.json", {"schema": 1, "command": list(command), **told})
         write_atomic(Path(given.out) / "analytic.md", show.markdown(text))
-        sys.stdout.write(f"{Path(given.out) / 'analytic.md'}\n")
+        sys.stdout.write("".join(f"{Path(given.out) / f'analytic.{kind}'}\n" for kind in ("json", "md")))
     return 0
 
 
 def _contenders(given: argparse.Namespace, asked: Subject) -> list[Contender]:
-    fields = _fields(given.set)
-    names = given.decoders or asked.usual()
-    for name in fields:
-        if name not in names:
-            raise UsageError(f"--set names {name!r}, which is not benched.", f"Benched: {', '.join(names)}.")
-    strategies: dict[str, Strategy] = {name: asked.strategy(name, fields.get(name)) for name in names}
+    strategies = {strategy.key: strategy for strategy in _strategies(given, asked)}
+    names = list(strategies)
     branched = [name for name in names if decoders.get(name).max_branches]
     wanted = branched[:1] if given.naive is None else given.naive
     unknown = [name for name in wanted if name not in strategies]
@@ -149,6 +206,15 @@ def _contenders(given: argparse.Namespace, asked: Subject) -> list[Contender]:
         *(naive(asked, strategies[name]) for name in wanted),
         *(decoder(asked, strategy, given.branching) for strategy in strategies.values()),
     ]
+
+
+def _strategies(given: argparse.Namespace, asked: Subject) -> list[Strategy]:
+    fields = _fields(given.set)
+    names = given.decoders or asked.usual()
+    for name in fields:
+        if name not in names:
+            raise UsageError(f"--set names {name!r}, which is not benched.", f"Benched: {', '.join(names)}.")
+    return [asked.strategy(name, fields.get(name)) for name in names]
 
 
 def _fields(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -171,12 +237,32 @@ def _shape(given: argparse.Namespace) -> Shape:
 
 
 def _check(given: argparse.Namespace) -> None:
-    for name in ("rounds", "batch_size", "prompt_length", "new_tokens", "description_tokens", "image_size", "threads"):
+    for name in (
+        "rounds",
+        "batch_size",
+        "prompt_length",
+        "new_tokens",
+        "description_tokens",
+        "image_size",
+        "threads",
+        "prompts",
+        "images",
+    ):
         value = getattr(given, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be 1 or more, got {value}.")
     if given.profile and given.new_tokens < 3:
         raise UsageError("--profile looks at the third token and later ones.", "Give --new-tokens 3 or more.")
+    if given.questions and given.model in SHAPES and given.weights == "random":
+        raise UsageError(
+            "--questions needs a model with its processor.",
+            "Name one of `sightline models`, a folder or a hub id; or give --weights real.",
+        )
+    if given.agreement and given.model in SHAPES and given.weights == "random":
+        raise UsageError(
+            "--agreement needs a trained model: the scores of random weights lie near each other everywhere.",
+            "Name one of `sightline models`, a folder or a hub id; or give --weights real.",
+        )
     if given.bandwidth <= 0 or given.tflops <= 0:
         raise UsageError("--bandwidth and --tflops must be above 0.", "See the data sheet of the device.")
     if given.analytic and given.model not in SHAPES:

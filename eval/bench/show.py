@@ -60,16 +60,31 @@ def counted(found: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 def predicted(found: Sequence[Predicted]) -> str:
     """The table of the analytic mode."""
     rows = []
-    for each in found:
-        base = found[0]
+    for each, to_greedy in zip(found, ratios_of(found), strict=True):
         rows.append((
-            each.name, f"{each.token * 1e3:.2f}", f"{each.token / base.token:.3f}", f"{each.first * 1e3:.1f}",
-            f"{each.first / base.first:.2f}", f"{(each.first + each.token) / (base.first + base.token):.2f}",
+            each.name, f"{each.token * 1e3:.2f}", f"{to_greedy['token']:.3f}", f"{each.first * 1e3:.1f}",
+            f"{to_greedy['first']:.2f}", f"{to_greedy['word']:.2f}",
             _number(each.counts["forwards_per_token"]),
             _number(each.counts["rows_per_token"]),
-            f"{each.counts['prefill_tokens']} in {each.counts['prefill_forwards']}", f"{each.memory / base.memory:.3f}",
+            f"{each.counts['prefill_tokens']} in {each.counts['prefill_forwards']}", f"{to_greedy['memory']:.3f}",
         ))  # fmt: skip
     return table(PREDICTED, rows)
+
+
+def ratios_of(found: Sequence[Predicted]) -> list[dict[str, Any]]:
+    """Each contender's prices over the first one's: a later token, the first, a one-word answer (both), memory."""
+    base = found[0]
+    return [
+        {
+            "name": each.name,
+            "counts": dict(each.counts),
+            "token": each.token / base.token,
+            "first": each.first / base.first,
+            "word": (each.first + each.token) / (base.first + base.token),
+            "memory": each.memory / base.memory,
+        }
+        for each in found
+    ]
 
 
 def markdown(text: str) -> str:

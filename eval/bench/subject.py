@@ -209,7 +209,7 @@ def _real_inputs(loaded: Loaded, shape: Shape) -> dict[str, Tensor]:
     processor, tokenizer = loaded.processor, getattr(loaded.processor, "tokenizer", loaded.processor)
     length = max(1, round(shape.prompt_length * len(WORDS) / len(tokenizer.encode(WORDS, add_special_tokens=False))))
     sees = bool(loaded.adapter.image_inputs)
-    texts = [_prompt(processor, text, sees) for text in _texts(shape, length)]
+    texts = [templated_prompt(processor, text, sees) for text in _texts(shape, length)]
     if not sees:
         return dict(tokenizer(texts, padding=True, return_tensors="pt"))
     size = shape.image_size or _own_size(loaded)
@@ -218,7 +218,7 @@ def _real_inputs(loaded: Loaded, shape: Shape) -> dict[str, Tensor]:
     return dict(processor(images=images, text=texts, padding=True, return_tensors="pt"))
 
 
-def _prompt(processor: Any, text: str, sees: bool) -> str:
+def templated_prompt(processor: Any, text: str, sees: bool) -> str:
     if not getattr(processor, "chat_template", None):
         return text
     parts: Any = [{"type": "image"}, {"type": "text", "text": text}] if sees else text

@@ -3,6 +3,7 @@
   const $ = (id) => document.getElementById(id);
   const CHUNK = 24;
   const LONG = 600;
+  const PRINTED = 240; // cards on paper, some 80 pages
   const images = JSON.parse($("images").textContent);
   const sections = new Map();
   const load = (place) => {
@@ -37,7 +38,9 @@
   const verdict = (section, answer, base) => {
     const [, right, note] = answer;
     if (right === null) return "";
-    const words = section.kind === "captions" ? (right ? "nothing absent" : note) : right ? "right" : "wrong";
+    const silent = typeof section.texts[answer[0]] === "string"; // of a caption: the scorer finds no object word in it
+    const fine = section.kind === "captions" ? (silent ? "names no object" : "nothing absent") : "right";
+    const words = right ? fine : section.kind === "captions" ? note : "wrong";
     const change = base && base !== answer && base[1] !== right ? (right ? ", fixed" : ", broken") : "";
     return element("span", { class: right ? "verdict good" : "verdict bad" }, `${right ? "\u2713" : "\u2717"} ${words}${change}`);
   };
@@ -59,7 +62,7 @@
   };
   const reasons = (section, answer, name, stage, looked, peers) => {
     if (answer[3] === null) return null;
-    const button = element("button", { type: "button", class: "plain", "aria-expanded": "false" }, "Why these words");
+    const button = element("button", { type: "button", class: "plain", "aria-expanded": "false" }, "Why these words", element("span", { class: "vh" }, ` (${name})`));
     const box = element("div", { hidden: true });
     peers.push(() => { box.hidden = true; button.setAttribute("aria-expanded", "false"); });
     button.addEventListener("click", () => {
@@ -123,6 +126,7 @@
     const [count, all] = [state.found.length, section.samples.length].map((value) => value.toLocaleString("en"));
     $("count").textContent = `${count} of ${all} samples. Fixed: greedy is wrong and ${section.decoders[state.decoder][0]} is right; broken: the reverse.`
       .replace("greedy", section.decoders[0][0]);
+    $("printed").textContent = "";
     $("cards").replaceChildren($("cards").firstElementChild);
     state.made = 0;
     more();
@@ -169,6 +173,11 @@
     more();
     const first = $("cards").querySelectorAll("article")[before]?.querySelector("button");
     first?.focus();
+  });
+  addEventListener("beforeprint", () => {
+    while (state.made < Math.min(PRINTED, state.found.length)) more();
+    const left = state.found.length - state.made;
+    $("printed").textContent = left ? `The first ${state.made.toLocaleString("en")} are printed; filter for others.` : "";
   });
   new IntersectionObserver((seen) => { if (seen.some((each) => each.isIntersecting) && !$("more").hidden) more(); }, { rootMargin: "800px" })
     .observe($("more").parentElement);

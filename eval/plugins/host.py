@@ -159,7 +159,7 @@ class Host:
         want = jobs[0][1]
         inputs, spans = self._inputs([prompt for prompt, _, _ in jobs])
         config = generation_config(self.loaded.adapter.owner, want.settings)
-        config.update(**want.more)
+        config.update(**want.more, do_sample=False)
         start = inputs["input_ids"].shape[1]
         stops = [StopsAt(want.until, self.tokenizer, start)] if want.until else []
         draws = samplers(want.settings, [seed for _, _, seed in jobs]) if want.settings.mode == "sample" else []
@@ -172,7 +172,6 @@ class Host:
             logits_processor=draws,
             generation_config=config,
             stopping_criteria=stops,
-            do_sample=False,
         )
         return [self._text(row[start:].tolist(), want, config) for row in ids]
 

@@ -56,7 +56,8 @@ def _helps(views: Sequence[View], mode: str) -> Helps:
     rows.sort(key=lambda row: (row[1] != "strategy", -sum(cell.tone == "good" for cell in row[2]), row[0].lower()))
     heads = tuple((view.id, view.title, _measure(view.section)) for view in asked)
     words = {"greedy": "each decoder decoding greedily", "sample": "each decoder sampling"}.get(mode, f"mode {mode}")
-    return Helps(f"Gain over greedy decoding, {words}", heads, tuple(rows))
+    marks = f"{UP} clearly better, {DOWN} clearly worse, {LEVEL} neither"
+    return Helps(f"Change from greedy decoding, {words} ({marks})", heads, tuple(rows))
 
 
 def _entries(section: Section, mode: str) -> list[Entry]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import decoders
+from ...decoders.approximate import WORD
 from ...models.errors import UnknownDecoder
 from .errors import ReportError
 from .text import clean, clean_tree, finite
@@ -202,7 +203,7 @@ def read_run(folder: Path, name: str) -> Run:
         partial=bool(metrics.get("partial")) or unfinished,
         tables=tables,
         parsers=_parsers(metrics),
-        notes=tuple(str(note) for note in metrics.get("notes") or ()),
+        notes=_notes(metrics.get("notes")),
         manifest=manifest,
         data=_object(metrics, "data"),
         primary=_primary(metrics.get("primary")),
@@ -241,6 +242,10 @@ def _word(data: dict[str, Any], key: str) -> str:
     return value.strip()
 
 
+def _notes(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
 def _primary(value: Any) -> Primary | None:
     if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in ("table", "metric")):
         return None
@@ -263,7 +268,7 @@ def _like(metrics: dict[str, Any]) -> Any:
 def _telling(key: str, params: dict[str, Any]) -> dict[str, Any]:
     """The parameters, those that are not the decoder's defaults first: they are what a reader asks for."""
     try:
-        fields = dataclasses.fields(decoders.get(key))
+        fields = dataclasses.fields(decoders.get(key.partition(WORD)[0]))
     except UnknownDecoder:
         return params
     defaults = {spec.name: spec.default for spec in fields}

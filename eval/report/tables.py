@@ -353,6 +353,9 @@ def _detail(entry: Entry) -> str:
     focus = finite(entry.run.timing.get("focus"))
     if focus is not None:
         shown = f"{shown}; gate open at {number(100 * focus, 0)} % of tokens"
+    contrasted = finite(entry.run.timing.get("contrasted"))
+    if contrasted is not None:
+        shown = f"{shown}; contrasted at {number(100 * contrasted, 0)} % of steps"
     return ", ".join(part for part in (shown, _settings(entry.run)) if part) if entry.reference else shown
 
 

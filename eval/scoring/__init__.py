@@ -1,7 +1,8 @@
 """Scores of saved answers: pure functions of records, without a model.
 
-``Pope``, ``Chair`` and ``Mme`` are ``evaluate.Metric`` classes. That library takes seconds to import, so they
-are loaded when first asked for.
+Every scorer is an ``evaluate.Metric`` class too: ``Pope``, ``Chair``, ``Mme``, ``Amber``, ``AmberCaptions``,
+``HallusionBench``, ``VqaAccuracy``, ``ShortAnswers``, ``MemoTrap``, ``TruthfulQa``. That library takes seconds to
+import, so they are loaded when first asked for.
 """
 
 import importlib
@@ -37,16 +38,34 @@ from .yes_no import PARSERS, Parser, get_parser
 
 if TYPE_CHECKING:
     from .metrics import Chair, Mme, Pope
+    from .metrics_images import Amber, AmberCaptions, HallusionBench, VqaAccuracy
+    from .metrics_texts import MemoTrap, ShortAnswers, TruthfulQa
 
-_METRICS = ("Chair", "Mme", "Pope")
+_METRICS = {
+    "Amber": "metrics_images",
+    "AmberCaptions": "metrics_images",
+    "Chair": "metrics",
+    "HallusionBench": "metrics_images",
+    "MemoTrap": "metrics_texts",
+    "Mme": "metrics",
+    "Pope": "metrics",
+    "ShortAnswers": "metrics_texts",
+    "TruthfulQa": "metrics_texts",
+    "VqaAccuracy": "metrics_images",
+}
+"""Class -> module."""
 
 __all__ = [
     "COCO",
     "MME_PARSERS",
     "PARSERS",
+    "Amber",
+    "AmberCaptions",
     "CaptionCounts",
     "Chair",
+    "HallusionBench",
     "ImageCounts",
+    "MemoTrap",
     "Mention",
     "Mme",
     "MmeCounts",
@@ -54,8 +73,11 @@ __all__ = [
     "Pope",
     "Reading",
     "ScoringError",
+    "ShortAnswers",
     "Token",
+    "TruthfulQa",
     "Vocabulary",
+    "VqaAccuracy",
     "build_ground_truth",
     "chair_counts",
     "chair_rate",
@@ -85,5 +107,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _METRICS:
-        return getattr(importlib.import_module(".metrics", __name__), name)
+        return getattr(importlib.import_module(f".{_METRICS[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from .checks import Record, SampleId, check_records, sample_id
 from .errors import ScoringError
-from .vocabulary import COCO, VARIANT, Vocabulary
+from .vocabulary import COCO, Vocabulary
 
 Truth = Mapping[Any, Collection[str]]
 
@@ -135,7 +135,7 @@ def score_chair(
     values = _values(sums, ok)
     return {
         "scorer": "chair",
-        "variant": VARIANT,
+        "variant": vocabulary.variant,
         "vocabulary": vocabulary.name,
         "trimmed": trim_incomplete_sentence,
         "n": len(ok),

@@ -6,11 +6,11 @@ from each other. Scores of different dialects move by up to a point, so results 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from .coco_words import COCO_CLASSES, COCO_DOUBLE_WORDS, COCO_DROPPED_BESIDE
 from .errors import ScoringError
@@ -119,6 +119,9 @@ class Vocabulary:
             words.
     """
 
+    variant: ClassVar[str] = VARIANT
+    """The dialect, as results carry it."""
+
     name: str
     classes: Mapping[str, tuple[str, ...]]
     double_words: Mapping[str, str] = field(default_factory=dict)
@@ -181,9 +184,8 @@ class Vocabulary:
                 return stem
         return token
 
-    def words(self, tokens: Iterable[Token]) -> list[Word]:
-        """Singular words with double words merged, each with the tokens it was read from."""
-        singular = [self.singular(token.text) for token in tokens]
+    def words(self, singular: Sequence[str]) -> list[Word]:
+        """Singular words, one for each token, with double words merged; each with the tokens it was read from."""
         merged: list[Word] = []
         place = 0
         while place < len(singular):
@@ -196,7 +198,11 @@ class Vocabulary:
     def read(self, caption: str) -> Reading:
         """The object mentions of a caption, in order and with repeats, and its length in words."""
         tokens = tokenize(caption)
-        words = self.words(tokens)
+        return self.found(tokens, [self.singular(token.text) for token in tokens])
+
+    def found(self, tokens: Sequence[Token], singular: Sequence[str]) -> Reading:
+        """What `read` gives, from tokens and the singular of each."""
+        words = self.words(singular)
         said = {word.text for word in words}
         kept = [word for word in words if self.dropped_beside.get(word.text) not in said]
         mentions = [

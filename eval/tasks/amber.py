@@ -97,7 +97,7 @@ def _annotations(notes: Any) -> dict[str, Mapping[str, Any]]:
 def _question(row: rows.Row, known: Mapping[str, Mapping[str, Any]]) -> Document | None:
     """A yes/no question; None for a request for a caption."""
     problem, note = _problem(row, known)
-    kind = note.get("type")
+    kind = str(note.get("type"))
     if problem is None and kind == GENERATIVE:
         return None
     if problem is None and kind not in TYPES:
@@ -105,9 +105,9 @@ def _question(row: rows.Row, known: Mapping[str, Mapping[str, Any]]) -> Document
     if problem is None and note.get("truth") not in ("yes", "no"):
         problem = f"has the truth {note.get('truth')!r}, neither yes nor no"
     if problem is not None:
-        return rows.broken(TYPES.get(str(kind), ""), row, problem)
+        return rows.broken(TYPES.get(kind, ""), row, problem)
     held = row.fields
-    return Document(TYPES[str(kind)], str(held["id"]), held["image"], held["query"], note["truth"])
+    return Document(TYPES[kind], str(held["id"]), held["image"], held["query"], note["truth"])
 
 
 def _caption(row: rows.Row, known: Mapping[str, Mapping[str, Any]]) -> Document | None:
@@ -129,7 +129,7 @@ def _problem(row: rows.Row, known: Mapping[str, Mapping[str, Any]]) -> tuple[str
     name = row.fields.get("id")
     note = known.get(str(name), {})
     problem = row.problem or rows.missing_text(row, ("image", "query"))
-    if problem is None and (isinstance(name, bool) or not isinstance(name, int | str)):
+    if problem is None and not files.is_id(name):
         problem = "has no id"
     if problem is None and not note:
         problem = f"has the id {name!r}, which annotations.json does not know"

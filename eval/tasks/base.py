@@ -98,6 +98,7 @@ class Task:
         parser: the dialect that answers are read in by default.
         answers: label -> words whose first-token probability enters the margin; empty = no margin.
         vocabulary: the object words that captions are read with; None for tasks without captions.
+        reads: as `load`, with captions in the data read with another vocabulary (another dialect of the same words).
         places: options that say where data lies, not what it is; they do not enter keys.
         about: whether documents are about an image or a text.
         scored: whether given candidates are scored instead of answers being generated.
@@ -113,6 +114,7 @@ class Task:
     parser: str = "pope_official"
     answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+    reads: Callable[[Mapping[str, Any], Vocabulary], Dataset] | None = None
     places: frozenset[str] = frozenset()
     about: Literal["image", "text"] = "image"
     scored: bool = False

@@ -34,12 +34,17 @@ _NEEDED = {
     },
     "captions": {"images": ("id",), "annotations": ("image_id", "caption")},
 }
+_TYPES = {"id": int | str, "image_id": int | str, "category_id": int | str, "name": str, "caption": str}
 Images = Mapping[Any, str]
 """Image id -> file name, as an instance file has them."""
 
 
-def load(options: Mapping[str, Any]) -> Dataset:
+def load(options: Mapping[str, Any], vocabulary: Vocabulary = COCO) -> Dataset:
     """A request for a caption of each chosen image, and the classes true of it.
+
+    Args:
+        options: of the task.
+        vocabulary: what the reference captions are read with.
 
     Raises:
         ConfigError: the number of images is none, or the instruction or the split is no text.
@@ -55,7 +60,7 @@ def load(options: Mapping[str, Any]) -> Dataset:
     if options["list"] is not None:
         choose, source = _listed(options["list"])
         sources = [source]
-    return read_folder(data, images, options["split"], COCO, options["instruction"], choose, sources, hint=_HINT)
+    return read_folder(data, images, options["split"], vocabulary, options["instruction"], choose, sources, hint=_HINT)
 
 
 def read_folder(
@@ -129,7 +134,15 @@ def _read(data: Path, kind: str, split: str, hint: str) -> tuple[dict[str, Any],
                 f"{file.name} has no list {name!r} of objects with {', '.join(fields)}.",
                 f"Is it a COCO file of {kind}?",
             )
+        for field, types in _TYPES.items():
+            odd = [row[field] for row in rows if field in fields and not _is(row[field], types)]
+            if odd:
+                raise DataError(f"{file.name} has the {field} {odd[0]!r} in {name!r}.", "Check the download.")
     return parsed, Source(file.name, files.sha256(content), len(parsed["annotations"]))
+
+
+def _is(value: Any, types: Any) -> bool:
+    return isinstance(value, types) and (not isinstance(value, str) or files.is_text(value))
 
 
 def _drawn(number: int) -> Callable[[Images], list[Any]]:
@@ -183,5 +196,6 @@ TASK = Task(
     scorer="chair",
     parser=VARIANT,
     vocabulary=COCO,
+    reads=load,
     places=frozenset({"data", "images", "list"}),
 )

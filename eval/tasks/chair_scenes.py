@@ -21,8 +21,12 @@ VOCABULARY = Vocabulary.of("scenes", {kind: (PLURAL[kind],) for kind in KINDS})
 """The kinds of the world, each with its plural."""
 
 
-def load(options: Mapping[str, Any]) -> Dataset:
+def load(options: Mapping[str, Any], vocabulary: Vocabulary = VOCABULARY) -> Dataset:
     """A request for a caption of each of `images` scenes of a split, and the kinds that are in them.
+
+    Args:
+        options: of the task.
+        vocabulary: what the reference captions are read with.
 
     Raises:
         ConfigError: the split or the instruction is not known, or the number of images is none.
@@ -32,7 +36,7 @@ def load(options: Mapping[str, Any]) -> Dataset:
     if instruction not in CAPTION_PROMPTS:
         raise ConfigError(*unknown("task.instruction", instruction, CAPTION_PROMPTS))
     folder = scenes_folder(options["split"], images)
-    return chair.read_folder(folder, folder / "images", "scenes", VOCABULARY, instruction, world=world_facts(folder))
+    return chair.read_folder(folder, folder / "images", "scenes", vocabulary, instruction, world=world_facts(folder))
 
 
 TASK = Task(
@@ -45,4 +49,5 @@ TASK = Task(
     scorer="chair",
     parser=VARIANT,
     vocabulary=VOCABULARY,
+    reads=load,
 )

@@ -61,6 +61,21 @@ def is_text(value: str) -> bool:
     return True
 
 
+def is_id(value: Any) -> bool:
+    """Whether it is a whole number or a text that tells a row apart."""
+    return (
+        isinstance(value, int | str)
+        and not isinstance(value, bool)
+        and is_text(str(value))
+        and bool(str(value).strip())
+    )
+
+
+def tag(value: Any) -> str:
+    """A name for what rows share, as text that can be written: lone surrogates as their escapes."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
 def sha256(content: bytes) -> str:
     """The hash of a file's content in hex."""
     return hashlib.sha256(content).hexdigest()

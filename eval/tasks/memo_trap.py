@@ -58,8 +58,8 @@ def _document(subtask: str, row: rows.Row) -> Document:
     if problem is None and (endings is None or len(set(endings)) < 2):
         problem = "has no two different endings in 'classes'"
     right = str(row.fields.get("answer_index", "")).strip()
-    if problem is None and not (right.isdigit() and int(right) < len(endings or ())):
-        problem = f"has the answer_index {right!r}"
+    if problem is None and right not in map(str, range(len(endings or ()))):
+        problem = f"has the answer_index {right[:40]!r}"
     if problem is not None or endings is None:
         return rows.broken(subtask, row, problem or "")
     place = int(right)
@@ -69,7 +69,7 @@ def _document(subtask: str, row: rows.Row) -> Document:
         "",
         row.fields["prompt"],
         endings[place].strip(),
-        group=str(row.fields.get("group") or f"{subtask}/{row.number}"),
+        group=files.tag(row.fields.get("group") or f"{subtask}/{row.number}"),
         candidates=endings,
         gold={"true": [place], "best": place},
         context=instruction(row.fields["prompt"]),

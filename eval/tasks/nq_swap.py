@@ -92,14 +92,14 @@ def _document(split: str, row: rows.Row, lead: str, closed_lead: str) -> Documen
     held = row.fields
     passage = {"substituted": held["sub_context"], "original": held["org_context"], "closed": None}[split]
     right, other = ("sub_answer", "org_answer") if split == "substituted" else ("org_answer", "sub_answer")
-    name = str(held.get("id") or row.number)
+    name = files.tag(held.get("id") or row.number)
     return Document(
         split,
         name,
         "",
         (closed_lead if passage is None else lead) + prompt(held["question"], passage),
         str(held[right][0]),
-        group=str(held.get("group") or name),
+        group=files.tag(held.get("group") or name),
         gold={"answers": list(held[right]), "others": list(held[other])},
         context=passage or "",
     )

@@ -180,7 +180,7 @@ def _problem(row: Any) -> str | None:
     for name in ("question_id", "image", "text", "label"):
         if name not in row:
             return f"has no {name!r}"
-    if isinstance(row["question_id"], bool) or not isinstance(row["question_id"], int | str):
+    if not files.is_id(row["question_id"]):
         return "has a question_id that is neither a number nor text"
     for name in ("image", "text"):
         if not isinstance(row[name], str) or not row[name].strip() or not files.is_text(row[name]):

@@ -72,7 +72,7 @@ def _document(row: rows.Row) -> Document:
     held = row.fields
     problem = row.problem or rows.missing_text(row, ("question", "image")) or rows.missing_texts(row, ("answers",))
     name = held.get("question_id")
-    if problem is None and (isinstance(name, bool) or not isinstance(name, int | str) or not str(name).strip()):
+    if problem is None and not files.is_id(name):
         problem = "has no question_id"
     if problem is not None:
         return rows.broken(SPLIT, row, problem)

@@ -91,7 +91,7 @@ def _document(row: rows.Row, form: str) -> Document:
         "",
         before[0] + question.strip() + before[2],
         best,
-        group=str(row.fields.get("group") or row.number),
+        group=files.tag(row.fields.get("group") or row.number),
         candidates=tuple(f" {answer}" for answer in candidates),
         gold=gold,
         context="",
@@ -130,6 +130,7 @@ def _targets(value: Any) -> list[tuple[str, int]] | None:
     if not isinstance(choices, Sequence) or not isinstance(labels, Sequence) or len(choices) != len(labels):
         return None
     fits = all(isinstance(choice, str) and choice.strip() and files.is_text(choice) for choice in choices)
+    fits = fits and all(isinstance(label, int) and label in (0, 1) for label in labels)
     return [(choice, int(label)) for choice, label in zip(choices, labels, strict=True)] if fits else None
 
 

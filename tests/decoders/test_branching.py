@@ -12,6 +12,7 @@ from sightline.decoders import branching as choosing
 from sightline.decoders.in_rows import RowsRunner
 from sightline.decoders.in_sequence import SequentialRunner
 from sightline.decoders.plan import KeyBias
+from sightline.decoders.together import Together
 from sightline.models import errors
 from transformers.modeling_utils import AttentionInterface
 
@@ -177,7 +178,39 @@ def test_a_fork_runs_the_prompt_once(llava, inputs, branching):
     branch, _ = cases(llava, batch, "fork uniform")
     _, stats = run(llava, batch, (branch,), branching, eos_token_id=-1)
     assert stats.columns == (width - 1) + 2 * STEPS
-    assert stats.passes == 1 + STEPS * (1 if branching == "rows" else 2)
+    assert stats.passes == (STEPS if branching == "rows" else 1 + STEPS * 2)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("fork zero", "image", "longer", "fork uniform"), ("image", "fork zero"), ("fork uniform",)]
+)
+def test_forks_in_the_prefills_own_forward_are_those_of_a_call_apart(llava, inputs, monkeypatch, kinds):
+    batch = inputs((5, 8, 6))
+    branches = tuple(cases(llava, batch, kind)[0] for kind in kinds)
+    shown = {"output_hidden_states": True, "output_logits": True}
+    packed, few = run(llava, batch, branches, "rows", **shown)
+    with monkeypatch.context() as patch:
+        patch.setattr(RowsRunner, "_tails", lambda *_: False)
+        apart, more = run(llava, batch, branches, "rows", **shown)
+    assert few.passes == more.passes - 1
+    assert packed.sequences.equal(apart.sequences)
+    for one, other in zip(packed.logits, apart.logits, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    longest = max(each.inputs["input_ids"].shape[1] if "longer" in each.name else 0 for each in branches)
+    columns = max(batch["input_ids"].shape[1], longest)
+    assert {tuple(layer.shape[:2]) for layer in packed.hidden_states[0][:-1]} == {(3, columns)}
+
+
+def test_early_exits_are_of_the_base_where_other_branches_fork(llava, inputs):
+    batch, shown = inputs((7, 4)), {"output_logits": True, "return_dict_in_generate": True}
+    forked_too = Anything((cases(llava, batch, "fork zero")[0],))
+    both = Together((sightline.DoLa(layers="2", beta=0.0), forked_too))
+    rows, sequential = (
+        sightline.generate(llava, both, batch, branching=how, max_new_tokens=4, **shown)
+        for how in ("rows", "sequential")
+    )
+    for one, other in zip(rows.logits, sequential.logits, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["image", "uniform", "vision"])

@@ -21,15 +21,15 @@ WANTED = {  # prefill forwards, prefill tokens of a prompt of n, image encodes, 
     "avc": (2, lambda n: 2 * n, 1, 1, 2),
     "cad": (1, lambda n: 2 * n, 2, 1, 2),
     "causalmm": (1, lambda n: 3 * n, 2, 1, 3),
-    "cgvlm": (2, lambda n: 4 * n + 2, 4, 1, 6),
+    "cgvlm": (1, lambda n: 4 * (n + 2), 4, 1, 6),
     "code": (1, lambda n: 2 * n, 1, 1, 2),
     "dagcd": (1, lambda n: n, 1, 1, 1),
-    "decore": (2, lambda n: n + 1, 1, 1, 2),
+    "decore": (1, lambda n: n + 1, 1, 1, 2),
     "dola": (1, lambda n: n, 1, 1, 1),
     "hicd": (1, lambda n: 2 * n, 1, 1, 2),
     "vcd": (1, lambda n: 2 * n, 2, 1, 2),
 }
-"""CG-VLM forks two rows of its four prompts at their last token; DeCoRe forks one."""
+"""CG-VLM forks two rows off its four prompts: two columns more in the same forward; DeCoRe forks one."""
 
 
 @pytest.fixture(scope="module")

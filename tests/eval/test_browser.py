@@ -226,7 +226,8 @@ def test_the_gallery_says_why_and_where_the_model_looked(visit, traced):
     assert page.locator("canvas").count() == 0
     answers = page.locator("article").first.locator(".answer")
     for place in (0, 1):
-        answers.nth(place).get_by_role("button", name="Why these words").click()
+        name = ("Greedy", "VCD")[place]
+        answers.nth(place).get_by_role("button", name=f"Why these words ({name})", exact=True).click()
         assert page.locator("article canvas").count() == 1
         assert page.locator(".trace").count() - page.locator("[hidden] .trace").count() == 1, "one at a time"
     tokens = answers.nth(1).locator(".tokens button")
@@ -250,7 +251,46 @@ def test_the_gallery_says_why_and_where_the_model_looked(visit, traced):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_it_prints(visit, name):
-    page = visit(name)
-    page.emulate_media(media="print")
+def test_it_prints_in_dark_ink_on_white(visit, name):
+    page = visit(name, color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
     assert page.locator("h1").is_visible()
+    colour, ground = page.evaluate(
+        "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
+    )
+    assert (colour, ground) == ("rgb(0, 0, 0)", "rgb(255, 255, 255)")
+
+
+def test_paper_has_whole_answers_and_says_how_many(visit):
+    page = visit("gallery.html")
+    page.select_option("#decoder", label="VCD")
+    page.pdf()
+    assert page.locator("article").count() == 240
+    assert page.text_content("#printed") == "The first 240 are printed; filter for others."
+    page.fill("#search", "scene0000")
+    page.wait_for_timeout(400)
+    long = page.locator("p.said.long").first
+    assert long.evaluate("(box) => box.scrollHeight > box.clientHeight + 1"), "folded on a screen"
+    page.pdf()
+    assert page.text_content("#printed") == ""
+    page.emulate_media(media="print")
+    assert page.locator("#printed").evaluate("(line) => getComputedStyle(line).display") == "block"
+    assert long.evaluate("(box) => box.scrollHeight <= box.clientHeight + 1"), "whole on paper"
+    assert not page.get_by_text("Show all").first.is_visible()
+
+
+def test_a_caption_without_objects_is_not_praised(visit, traced, folder):
+    made = folder.parent / "captions" / "vcd"
+    file = made / "samples" / "chair_scenes.jsonl"
+    kept = file.read_text()
+    lines = [json.loads(line) for line in kept.splitlines()]
+    file.write_text("".join(json.dumps({**line, "output": "I see."}) + "\n" for line in lines))
+    score_run(made)
+    write_gallery([made.parent], folder / "silent.html", traced=0)
+    file.write_text(kept)
+    score_run(made)
+    page = visit("silent.html")
+    verdicts = page.locator("article .chosen .verdict").all_text_contents()
+    assert len(verdicts) == len(lines)
+    assert all("names no object" in each for each in verdicts)
+    assert "names no object" not in "".join(page.locator("article li:first-child .verdict").all_text_contents())

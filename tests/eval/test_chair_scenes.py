@@ -287,7 +287,7 @@ def test_truth_stays_with_the_run(ask, cache, monkeypatch, tmp_path):
 
 
 def test_parsers_of_yes_and_no_are_refused(ask):
-    with pytest.raises(ConfigError, match=r"parser for chair_scenes 'strict'\. Known: portable"):
+    with pytest.raises(ConfigError, match=r"parser for chair_scenes 'strict'\. Known: opera, portable"):
         score_run(ask().folder, parser="strict")
 
 

@@ -10,19 +10,30 @@ from ray.cluster_utils import Cluster
 from sightline.eval import preparing, ray_crew
 from sightline.eval.cli import main
 from sightline.eval.config import compose_settings
+from sightline.eval.dispatch import Dispatcher
 from sightline.eval.errors import ConfigError, DeviceLost, MissingPackage, RunFailed, RunFolderError
 from sightline.eval.records import SampleFiles, read_samples
 
-ASKED = ("decoder=vcd", "run.limit=16", "run.cost_requests=2", "run.threads=1")
+IMAGES, WORKERS = 8, 3
+ASKED = ("decoder=vcd", f"run.limit={IMAGES}", "run.cost_requests=2", "run.threads=1")
+QUICK = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 3000,
+    "health_check_failure_threshold": 2,
+    "prestart_worker_first_driver": False,
+}
+"""A dead node is noticed within seconds, not half a minute; and no process is started that nothing is asked of."""
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes on this machine, with room for two workers and for one, and a driver that is connected."""
     ray_crew.package()
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    head = {"num_cpus": 2, "include_dashboard": False, "_system_config": QUICK, "object_store_memory": 100 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args=head)
     try:
-        made.add_node(num_cpus=1)
+        made.add_node(num_cpus=1, object_store_memory=100 * 2**20)
         ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
         yield made
     finally:
@@ -43,15 +54,23 @@ def test_a_killed_node_costs_nothing(cluster, tmp_path, monkeypatch, capsys):
         written.append(len(records))
         append(self, records)
 
+    answers = Dispatcher.answers
+
+    def once_all_are_ready(self, requests):  # so that the worker that is killed has something to lose
+        while len(self._ready) < WORKERS:
+            list(self._after(self._next()))
+        return answers(self, requests)
+
     monkeypatch.setattr(SampleFiles, "append", kill_then_append)
-    assert main(["run", "run=ray", "run.workers=3", "run.batch_size=5", *ASKED, f"run.dir={three}"]) == 0
+    monkeypatch.setattr(Dispatcher, "answers", once_all_are_ready)
+    assert main(["run", "run=ray", f"run.workers={WORKERS}", "run.batch_size=5", *ASKED, f"run.dir={three}"]) == 0
     samples = [folder / "samples" / "pope_scenes.jsonl" for folder in (one, three)]
     assert samples[0].read_bytes() == samples[1].read_bytes()
     assert (one / "metrics.json").read_bytes() == (three / "metrics.json").read_bytes()
-    assert len(read_samples(samples[1])) == 16 * 18
+    assert len(read_samples(samples[1])) == IMAGES * 18
     assert "sightline: a worker was lost (its process or its machine is gone)" in capsys.readouterr().err
     manifest = json.loads((three / "manifest.json").read_text())
-    assert manifest["workers"] == {"where": "ray", "number": 3, "cpus": 1, "gpus": 0.0}
+    assert manifest["workers"] == {"where": "ray", "number": WORKERS, "cpus": 1, "gpus": 0.0}
     cost = json.loads((three / "timings" / "summary.json").read_text())
     assert cost["requests"] == manifest["n_requests"]
     assert cost["beside_greedy"]["requests"] == 2

@@ -67,7 +67,7 @@ def test_the_card_names_best_strategy_and_controls_of_every_task(paths, found):
 def test_the_overview_has_every_decoder_and_task(paths, found):
     page = Page(paths.html.read_text(encoding="utf-8"))
     text = " ".join(" ".join(page.text).split())
-    start = text.index("Gain over greedy decoding")
+    start = text.index("Change from greedy decoding")
     assert page.tags("table")
     shown = text[start : text.index("Gain against cost")]
     for section in found:

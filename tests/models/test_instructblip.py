@@ -256,6 +256,7 @@ CONFIGS = {
     "first qwen-vl": ({"model_type": "qwen", "visual": {"width": 8}, "auto_map": {"AutoConfig": "x.Y"}}, "Qwen2.5-VL"),
     "first qwen": ({"model_type": "qwen", "auto_map": {"AutoConfig": "x.Y"}}, "Qwen/Qwen2.5-7B"),
     "mplug-owl": ({"model_type": "mplug_owl2", "auto_map": {"AutoConfig": "x.Y"}}, "Use a LLaVA"),
+    "mplug-owl3": ({"model_type": "mplugowl3", "auto_map": {"AutoConfig": "x.Y"}}, "Use a LLaVA"),
     "remote code": ({"model_type": "novel", "auto_map": {"AutoConfig": "x.Y"}}, "trust_remote_code=True"),
 }
 

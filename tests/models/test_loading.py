@@ -1,7 +1,10 @@
 """Loading by name and folder, and what is said when there is nothing to load."""
 
+import json
+
 import pytest
 import torch
+from PIL import Image
 from sightline.models import adapter_for, errors, load
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
@@ -14,6 +17,29 @@ def test_missing_weights_end_in_one_clear_sentence():
     assert "hf download" in text
     assert "model.path=FOLDER" in text
     assert "\n" not in text
+
+
+def test_llava_loads_as_the_published_one_does(tmp_path, llava, inputs):
+    """`llava-hf/llava-1.5-7b-hf`: several files with an index, the names of old, an image processor's file apart."""
+    llava.save_pretrained(tmp_path, max_shard_size="40KB")
+    names = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    assert {"language_model.model.layers.0.self_attn.q_proj.weight", "language_model.lm_head.weight"} <= names.keys()
+    assert len(set(names.values())) > 1
+    own = load("tiny-llava", device="cpu").processor
+    own.save_pretrained(tmp_path)
+    own.image_processor.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "processor_config.json").read_text())
+    settings.pop("image_processor")
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    loaded = load(str(tmp_path), device="cpu")
+    assert (loaded.adapter.family, loaded.model.dtype) == ("llava", torch.float64)
+    assert loaded.processor.tokenizer.padding_side == "left"
+    image, text = Image.new("RGB", (50, 40), "teal"), "USER: <image>\nWhat is it? ASSISTANT:"
+    asked, expected = (each(images=image, text=text, return_tensors="pt") for each in (loaded.processor, own))
+    assert all(asked[name].equal(value) for name, value in expected.items())
+    batch = inputs((5, 8))
+    with torch.no_grad():
+        assert loaded.model(**batch).logits.equal(llava(**batch).logits)
 
 
 def test_an_incomplete_folder_says_what_it_needs(tmp_path):
