@@ -81,20 +81,22 @@ tiny: install ## train the small models again from nothing (two cores: hours), a
 
 BENCH := $(BIN)/sightline bench
 benchmarks: install ## measure what decoders cost here (a quarter of an hour, on an idle machine); write BENCHMARKS.md
-	$(BENCH) tiny-llava --weights real --dtype float32 --threads 1 --rounds 9 --new-tokens 24 --out build/benchmarks/tiny-llava
+	$(BENCH) tiny-llava --weights real --naive vcd --dtype float32 --threads 1 --rounds 9 --new-tokens 24 --out build/benchmarks/tiny-llava
 	$(BENCH) tiny-llama --weights real --dtype float32 --threads 1 --rounds 9 --new-tokens 24 --out build/benchmarks/tiny-llama
 	$(BENCH) llava-0.5b --image-size 112 --decoders vcd code causalmm cgvlm avc hicd decore dola dagcd --description-tokens 8 \
 	  --rounds 5 --new-tokens 8 --out build/benchmarks/llava-0.5b
-	for model in llava-1.5-7b instructblip-vicuna-7b qwen2.5-vl-7b llama-3-8b; do \
-	  $(BENCH) $$model --analytic --out build/benchmarks/$$model || exit; done
+	$(BENCH) tiny-llava --questions --dtype float32 --threads 1 --images 24 --rounds 3 --out build/benchmarks/questions
+	for model in llava-1.5-7b instructblip-vicuna-7b qwen2.5-vl-7b; do \
+	  $(BENCH) $$model --analytic --naive vcd --out build/benchmarks/$$model || exit; done
+	$(BENCH) llama-3-8b --analytic --out build/benchmarks/llama-3-8b
 	$(BIN)/python tests/benchmarks.py build/benchmarks
 
 matrix: install ## run every decoder in every mode of generate() on every family; write eval/matrix.json and docs/matrix.md
 	$(BIN)/python tests/matrix/whole.py --jobs 2
 	$(BIN)/sightline matrix --into docs/matrix.md
 
-trust: install ## run what holds each promise and write docs/trust.md (an hour); QUICK=1 is the short version
-	$(BIN)/python tests/trust/table.py $(if $(QUICK),--quick) --into docs/trust.md
+trust: install ## run what holds each promise and write docs/trust.md (an hour); QUICK=1 is the short version, ONLY="fuzz mutants" repeats stages
+	$(BIN)/python tests/trust/table.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) --into docs/trust.md
 
 coverage: install ## branches of decoders/ and models/ that the tests take; build/coverage.json
 	$(BIN)/python -m pytest -n 2 --cov=decoders --cov=models --cov-branch --cov-report=term-missing:skip-covered \

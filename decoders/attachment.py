@@ -7,7 +7,7 @@ the user's list vouches that every step was contrasted. docs/engine.md explains 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -24,9 +24,12 @@ from ..models.errors import AttachmentClosed, AttachmentReused, NotContrasted, U
 from .branching import Branching, choose
 from .contrast import cut, widen
 from .deferring import all_settled, deferrable
+from .exits import Exits, uncompiled
 from .guard import alone, check_cache, check_free, check_prompt, guarded, not_passed
+from .in_rows import RowsRunner
 from .layers import edited_vision, layer_states
 from .plan import Branch, Plan, Request, Step
+from .prefixes import prefilled_once
 from .readings import base_probes, looked
 from .refining import Refiner
 from .rows import columns_of
@@ -67,12 +70,13 @@ class Attachment(LogitsProcessor):
         plan = self._prepared(request, adapter)
         check_prompt(plan, adapter, strategy.key)
         self.plan: Plan = traced(plan, adapter, request.inputs) if trace else plan
+        self._acting = Strategy() if plan.is_neutral else strategy  # a trace of plain decoding asks no strategy
         self.tracer = Tracer(*request.inputs["input_ids"].shape, end=adapter.end_tokens) if trace else None
         self._adapter = adapter
-        self._attached = SameInputs(adapter, request.inputs, strategy.key)
+        self._attached = SameInputs(adapter, request.inputs, strategy.key, bool(plan.branches))
         self._context: dict[str, Any] = dict(self.plan.context)
         self._states: dict[int, LayerState] = {}
-        self._exits: dict[int, Tensor] = {}
+        self._exits = Exits(adapter, self.plan.exits, strategy.key)
         self._runner: Runner | None = None
         self._stack = ExitStack()
         self._closed = False
@@ -143,7 +147,7 @@ class Attachment(LogitsProcessor):
     def _prepared(self, request: Request, adapter: Adapter) -> Plan:
         """The strategy's plan; what it runs for it (a description) is counted."""
         check_free(adapter.decoder)
-        handle = adapter.decoder.register_forward_pre_hook(_uncompiled(self._count), with_kwargs=True)
+        handle = adapter.decoder.register_forward_pre_hook(uncompiled(self._count), with_kwargs=True)
         try:
             return self.strategy.prepare(request)
         finally:
@@ -156,8 +160,9 @@ class Attachment(LogitsProcessor):
             stack.enter_context(guarded(self._adapter, self.strategy.key))
             if self.plan.needs_attention:
                 self._install_attention(stack)
-            for handle in self._exit_hooks():
-                stack.callback(handle.remove)
+            stack.enter_context(self._exits.heard(self._entering))
+            if kind is RowsRunner and self.plan.branches and len(request.inputs["input_ids"]) == 1:
+                stack.enter_context(prefilled_once(self._adapter, self.stats.count_split))
             self._runner = self._made(request, kind)
             stack.callback(self._release_cache)
             for handle in self._hooks():  # one at a time, so that an error in between leaves none behind
@@ -166,11 +171,11 @@ class Attachment(LogitsProcessor):
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         decoder, owner = self._adapter.decoder, self._adapter.owner
-        yield owner.register_forward_pre_hook(_uncompiled(self._before_owner), with_kwargs=True)
-        yield decoder.register_forward_pre_hook(_uncompiled(self._before_decoder), with_kwargs=True)
-        yield decoder.register_forward_pre_hook(_uncompiled(self._count), with_kwargs=True)
-        yield decoder.register_forward_hook(_uncompiled(self._after_decoder))
-        yield owner.register_forward_hook(_uncompiled(self._after_owner))
+        yield owner.register_forward_pre_hook(uncompiled(self._before_owner), with_kwargs=True)
+        yield decoder.register_forward_pre_hook(uncompiled(self._before_decoder), with_kwargs=True)
+        yield decoder.register_forward_pre_hook(uncompiled(self._count), with_kwargs=True)
+        yield decoder.register_forward_hook(uncompiled(self._after_decoder))
+        yield owner.register_forward_hook(uncompiled(self._after_owner))
         yield from self._image_hooks()
 
     def _made(self, request: Request, kind: type[Runner]) -> Runner:
@@ -222,8 +227,8 @@ class Attachment(LogitsProcessor):
         self._running.owner_kwargs = kwargs
         if self.stats.forwards:
             return
-        check_cache(kwargs.get("past_key_values"), self.plan, self._running, self.strategy.key)
-        self._attached.check(kwargs, scored=bool(self._scored))
+        self._past = check_cache(kwargs.get("past_key_values"), self.plan, self._running, self.strategy.key) or 0
+        self._attached.check(kwargs, self._past, scored=bool(self._scored))
 
     def _image_hooks(self) -> list[RemovableHandle]:
         """A listener to what the vision tower is given, where there is one."""
@@ -233,7 +238,7 @@ class Attachment(LogitsProcessor):
                 self._attached.check_pixels(args[0] if args else kwargs["pixel_values"])
 
         towers = [self._adapter.vision_tower] if self._adapter.image_inputs else []
-        return [tower.register_forward_pre_hook(_uncompiled(listen), with_kwargs=True) for tower in towers]
+        return [tower.register_forward_pre_hook(uncompiled(listen), with_kwargs=True) for tower in towers]
 
     def _before_decoder(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         if args:
@@ -272,25 +277,9 @@ class Attachment(LogitsProcessor):
         for state in states:
             state.calls = 0
 
-    def _exit_hooks(self) -> list[RemovableHandle]:
-        """Listeners to what enters the layers whose early logits the plan asks for."""
-        layers = self._adapter.decoder_layers() if self.plan.exits else []
-        if any(not 0 <= exit < len(layers) for exit in self.plan.exits):
-            raise UnsupportedMode(
-                f"{self.strategy.key}: there is no exit {list(self.plan.exits)} in a model of {len(layers)} layers.",
-                f"Exits are 0 (the embeddings) to {len(layers) - 1}.",
-            )
-
-        def listen(exit: int) -> Callable[..., None]:
-            def hear(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-                if not self._running.busy:
-                    hidden = args[0] if args else kwargs["hidden_states"]
-                    last = self._running.last(hidden, self._rows)
-                    self._exits[exit] = widen(self._adapter.early_logits(last))
-
-            return _uncompiled(hear)
-
-        return [layers[exit].register_forward_pre_hook(listen(exit), with_kwargs=True) for exit in self.plan.exits]
+    def _entering(self, hidden: Tensor) -> Tensor | None:
+        """The base's part of what enters a layer; None for calls that the runner makes itself."""
+        return None if self._running.busy else self._running.last(hidden, self._rows)
 
     def _count(self, _module: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
         """Runs after `_before_decoder` on every call of the decoder, the runner's own included."""
@@ -333,29 +322,29 @@ class Attachment(LogitsProcessor):
         if self._cache is not None and self._past < self._running.width:
             output["logits"] = streams[0]  # a chunk of the prompt: nothing is chosen from it
             return output
-        positions = zip(*(logits.unbind(1) for logits in streams), strict=True)
-        scores = [self._contrast(place, *each) for place, each in enumerate(positions)]
+        positions, exits = zip(*(logits.unbind(1) for logits in streams), strict=True), self._exits.logits()
+        scores = [self._contrast(place, exits, *each) for place, each in enumerate(positions)]
         output["logits"] = torch.stack(scores, dim=1) if len(scores) > 1 else scores[0][:, None]
         self._contrasted += 1
         return output
 
-    def _contrast(self, place: int, *streams: Tensor) -> Tensor:
+    def _contrast(self, place: int, early: Mapping[int, Tensor], *streams: Tensor) -> Tensor:
         """Scores `[rows, vocab]` of one position; `place` counts the positions of this forward."""
         plain, *branches = (widen(logits) for logits in streams)
         probes = base_probes(self._states, self._rows, self._running.width)
-        exits = {layer: logits[:, place] for layer, logits in self._exits.items()}
+        exits = {layer: logits[:, place] for layer, logits in early.items()}
         step = Step(self._vouched + place, probes, self._context, exits)
-        self.stats.count_scores(len(plain), self.strategy.sure(plain, step))
+        self.stats.count_scores(len(plain), self._acting.sure(plain, step))
         if len(branches) < len(self.plan.branches):  # left out of a step at which they cannot matter
-            self.uncut, keep = plain, self.strategy.left(plain, step)
+            self.uncut, keep = plain, self._acting.left(plain, step)
             return plain if keep is None else cut(plain, keep)
-        opened = self.strategy.gate(plain, branches, step)
+        opened = self._acting.gate(plain, branches, step)
         base = plain if opened is None else self._gated(plain, branches, opened)
-        self.uncut = self.strategy.combine(base, branches, step)
-        keep = self.strategy.keep(base, branches, step)
+        self.uncut = self._acting.combine(base, branches, step)
+        keep = self._acting.keep(base, branches, step)
         scores = self.uncut if keep is None else cut(self.uncut, keep)
         if self.tracer is not None:
-            numbers = self.strategy.numbers(base, branches, step)
+            numbers = self._acting.numbers(base, branches, step)
             self.tracer.note(
                 Moment(plain, branches, scores, opened, numbers, *looked(probes, self._running.streams[0].image))
             )
@@ -390,9 +379,3 @@ def _mask(inputs: Mapping[str, Any]) -> Tensor:
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is other if one is None or other is None else torch.equal(one, other)
-
-
-def _uncompiled(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """The hook as torch.compile has to leave it: ordinary Python between graphs."""
-    disable: Any = torch.compiler.disable
-    return disable(hook)

@@ -128,11 +128,14 @@ class CGVLM(Strategy):
 
     def conflict(self, full: Tensor, coalitions: Sequence[Tensor]) -> Tensor:
         """D `[batch]`, from the logits of {v, p} and of what `coalitions` plans."""
-        no_image, no_text, neither = coalitions
+        no_text, no_image, neither = coalitions
         return interaction(full, no_text, no_image, neither, self.top_k_tokens)
 
     def coalitions(self, request: Request) -> tuple[Branch, Branch, Branch]:
-        """{p}, {v} and {}: without the image, without the instruction, without either."""
+        """{v}, {p} and {}: without the instruction, without the image, without either.
+
+        In this order coalitions with the same image are neighbours, and what stands before the text is run once.
+        """
         adapter, inputs = request.adapter, request.inputs
         wordless = adapter.reworded(inputs, request.processor, "")
         name, rows = adapter.image_inputs[0], len(inputs["input_ids"])
@@ -146,7 +149,7 @@ class CGVLM(Strategy):
             other = torch.zeros_like(inputs[name]) if self.absent_image == "blank" else adapter.joined_images(drawn)
             absent = {key: {**own, name: other} for key, own in absent.items()}
         without, neither = (Branch(key, own, alter=alter) for key, own in absent.items())
-        return without, Branch("no instruction", wordless), neither
+        return Branch("no instruction", wordless), without, neither
 
     def boosted(self, count: int) -> tuple[int, ...]:
         """The layers that are boosted, of `count` there are."""

@@ -21,7 +21,7 @@ def widen(logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def log_probs(logits: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
+def log_probs(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
     """Log-probabilities; a row without a possible token stays at minus infinity and is not NaN."""
     return logits.log_softmax(dim=-1).masked_fill(logits == -torch.inf, -torch.inf)
 

@@ -83,7 +83,7 @@ class DoLa(Strategy):
     def combine(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Tensor:
         """l_N - l_M."""
         final = log_probs(base)
-        early = torch.stack([log_probs(step.exits[exit]) for exit in sorted(step.exits)])
+        early = log_probs(torch.stack([step.exits[exit] for exit in sorted(step.exits)]))
         chosen = furthest(final, early, self.divergence)
         other = early.gather(0, chosen[None, :, None].expand(1, *final.shape))[0]
         return final - other.clamp(min=-IMPOSSIBLE)
@@ -95,7 +95,7 @@ class DoLa(Strategy):
     def numbers(self, base: Tensor, branches: Sequence[Tensor], step: Step) -> Mapping[str, Tensor]:
         """The exit that was chosen."""
         exits = sorted(step.exits)
-        early = torch.stack([log_probs(step.exits[exit]) for exit in exits])
+        early = log_probs(torch.stack([step.exits[exit] for exit in exits]))
         chosen = furthest(log_probs(base), early, self.divergence)
         return {"exit": torch.tensor(exits, device=chosen.device)[chosen]}
 

@@ -17,12 +17,14 @@ from weakref import WeakSet
 
 import transformers
 from torch import nn
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache, QuantizedLayer
 
 from ..models.adapter import Adapter
 from ..models.errors import AttachmentError, NotContrasted, UnsupportedMode
 from .in_sequence import SequentialRunner
 from .plan import Plan
+from .rows import takes_whole_mask
 from .runner import Runner
 
 DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
@@ -132,11 +134,23 @@ def refuse(given: Mapping[str, Any], adapter: Adapter, who: str) -> None:
             "images of a prompt that it takes in pieces.",
             "Leave it out, or install transformers 5.23 or newer.",
         )
+    if asked("use_cache") is False and forgets_types(adapter):
+        raise UnsupportedMode(
+            f"{who} cannot be combined with use_cache=False: without a cache, transformers {transformers.__version__} "
+            f"counts the tokens that a {type(adapter.model).__name__} generates as part of its prompt.",
+            "Leave it out, or install transformers 5.23 or newer.",
+        )
     if _mixed_adapters(adapter):
         raise UnsupportedMode(
             f"{who} cannot be combined with adapter_names: rows of branches would get no adapter, or another row's.",
             "Generate for one PEFT adapter at a time (model.set_adapter).",
         )
+
+
+def forgets_types(adapter: Adapter) -> bool:
+    """Whether generated tokens are of another type than the prompt's, and `generate()` forgets it (before 5.23)."""
+    update = "_update_model_kwargs_for_generation"
+    return bool(adapter.new_type) and getattr(type(adapter.owner), update) is getattr(GenerationMixin, update)
 
 
 def _on(name: str, value: Any) -> bool:
@@ -181,7 +195,7 @@ def check_prompt(plan: Plan, adapter: Adapter, who: str) -> None:
         )
 
 
-def check_cache(cache: Cache | None, plan: Plan, runner: Runner, who: str) -> None:
+def check_cache(cache: Cache | None, plan: Plan, runner: Runner, who: str) -> int:
     """Refuse caches in which the rows of branches would have no place.
 
     Args:
@@ -190,16 +204,21 @@ def check_cache(cache: Cache | None, plan: Plan, runner: Runner, who: str) -> No
         runner: of its streams.
         who: key of the strategy.
 
+    Returns:
+        How many tokens it holds already.
+
     Raises:
-        UnsupportedMode: it holds tokens already, is static with a window that a forked prompt does not fit, or is
-            quantised in a way that branches cannot share.
+        UnsupportedMode: it holds tokens that branches or edits have not seen (forked ones share them, where no
+            window or buffer may have dropped some), is static with a window that a forked
+            prompt does not fit, or is quantised in a way that branches cannot share.
     """
     if cache is None:
-        return
-    if cache.get_seq_length() != 0:
+        return 0
+    held = int(cache.get_seq_length())
+    apart = [branch for branch in plan.branches if not (branch.fork and takes_whole_mask(runner.adapter, cache))]
+    if held and (apart or plan.edits or plan.bias):
         raise UnsupportedMode(
-            f"{who}: the given past_key_values hold {cache.get_seq_length()} tokens already, and its branches would "
-            "not know them.",
+            f"{who}: the given past_key_values hold {held} tokens already, and its branches would not know them.",
             "Pass the whole prompt without past_key_values.",
         )
     layers: list[Any] = cache.layers
@@ -212,7 +231,7 @@ def check_cache(cache: Cache | None, plan: Plan, runner: Runner, who: str) -> No
         )
     # older layers get their attributes when the first keys come; other kinds are known by these alone
     if not any(isinstance(layer, QuantizedLayer) or hasattr(layer, "_quantized_keys") for layer in layers):
-        return
+        return held
     if any(branch.twin for branch in plan.branches):
         raise UnsupportedMode(
             f"{who} writes the keys and values of one row into another, which a quantised cache does not allow.",
@@ -223,6 +242,7 @@ def check_cache(cache: Cache | None, plan: Plan, runner: Runner, who: str) -> No
             f"{who}: in a quantised cache the rows of base and branches would share a scale, or not be told apart.",
             "Attach with branching='sequential', or generate without cache_implementation='quantized'.",
         )
+    return held
 
 
 def not_passed() -> NotContrasted:

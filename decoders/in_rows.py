@@ -47,15 +47,16 @@ class RowsRunner(Runner):
         self.open_again(cache)
         self.check_pieces(kwargs, past, cache)
         kwargs = self.embedded(kwargs) if past == 0 else kwargs
+        begins = self._called[2] is None  # a cache that the caller has filled has a past already
         self._called = kwargs, past, cache
         ready = [place for place, stream in enumerate(self.streams) if not stream.pending]
         joined = self._compose(ready, kwargs, past, cache)
-        if cache is not None and not past:
+        if cache is not None and begins:
             if self.pending:
                 self.check_whole_prompt(kwargs, "A branch that depends on the prompt's attention")
                 self._spare = copy.deepcopy(cache)
             if self.forks and self.width > 1:
-                self.check_whole_prompt(kwargs, "A forked branch")
+                self.check_whole_prompt(kwargs, "A forked branch", past)
                 joined = self._fork(joined, cache, ready)
             if not self.pending:
                 self._widen_reorder(cache)
@@ -202,11 +203,12 @@ class RowsRunner(Runner):
         first = [place for place in ready if place not in tail]
 
         def rows(place: int, tensor: Tensor, axis: int, start: int) -> Tensor:
+            end = tensor.shape[axis] - len(tail)  # of the base's columns; the cache may hold more than the call
             if place in first:
                 own = tensor[first.index(place) * each :][:each]
-                return own.narrow(axis, start, width - start)
-            newest = tensor[:each].narrow(axis, width + tail.index(place), 1)
-            return torch.cat([tensor[:each].narrow(axis, start, width - 1 - start), newest], dim=axis)
+                return own.narrow(axis, start, end - start)
+            newest = tensor[:each].narrow(axis, end + tail.index(place), 1)
+            return torch.cat([tensor[:each].narrow(axis, start, end - 1 - start), newest], dim=axis)
 
         output["last_hidden_state"] = torch.cat([rows(place, hidden, 1, width - 1) for place in ready])
         if output.get("hidden_states") is not None:
@@ -243,9 +245,10 @@ class RowsRunner(Runner):
         if self._tails(joined, cache):
             return self._tailed(joined, prefilled, ready)
         first, last = split_last(joined)
-        with self.own_call():
-            self._announce(prefilled, self.width - 1)
-            self.adapter.decoder(**take_streams(first, [ready.index(place) for place in prefilled], len(ready)))
+        if columns_of(first).shape[1]:
+            with self.own_call():
+                self._announce(prefilled, self.width - 1)
+                self.adapter.decoder(**take_streams(first, [ready.index(place) for place in prefilled], len(ready)))
         each = rows_of(joined) // len(ready)
         if isinstance(last["attention_mask"], Mapping):  # made for the whole prompt, and windows have moved on
             seen = [self.streams[place].grown_mask(each, 0) for place in ready]

@@ -42,10 +42,10 @@ class SequentialRunner(Runner):
                 self.check_whole_prompt(kwargs, "A branch that depends on the prompt's attention")
         self._called = kwargs
         self._announce(0)
-        if cache is not None and not past:
+        if cache is not None and self.caches[0] is None:
             self._start(cache)
             if self.forks and self.width > 1:
-                self.check_whole_prompt(kwargs, "A forked branch")
+                self.check_whole_prompt(kwargs, "A forked branch", past)
                 kwargs = self._fork(kwargs, cache)
         return kwargs
 
@@ -101,8 +101,9 @@ class SequentialRunner(Runner):
 
     def _fork(self, kwargs: dict[str, Any], cache: Cache) -> dict[str, Any]:
         first, last = split_last(kwargs)
-        with self.own_call():
-            self.adapter.decoder(**first)
+        if columns_of(first).shape[1]:
+            with self.own_call():
+                self.adapter.decoder(**first)
         for place, stream in enumerate(self.streams):
             target = self.caches[place]
             if stream.fork and target is not None:

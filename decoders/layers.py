@@ -124,6 +124,7 @@ def _edit_maps(states: dict[int, LayerState], stream: int, edit: MapEdit, shape:
             f"There is no layer {outside}: this model has {shape[0]} layers.", "Count layers from 0, in this model."
         )
     prompt_only = edit.when == "prefill_only"
+    together, kept = () if edit.heads else tuple(edit.layers), {}
     for layer in edit.layers:
         _check_heads(layer, edit.heads or (), shape)
         state = states.setdefault(layer, LayerState())
@@ -140,4 +141,6 @@ def _edit_maps(states: dict[int, LayerState], stream: int, edit: MapEdit, shape:
             edit.heads,
             edit.scope,
             edit.shown,
+            together,
+            kept,
         )

@@ -194,7 +194,7 @@ class Runner(ABC):
             spared: for every stream the number of columns that edits leave alone.
             tail: streams that have but one column, behind those of the base.
         """
-        shared: dict[tuple, Tensor] = {}
+        shared: dict[tuple, Any] = {}
         for state in self.states.values():
             state.present, state.spared, state.image, state.seen = tuple(streams), spared, tuple(images), seen
             state.tail, state.shared = tail, shared
@@ -227,9 +227,9 @@ class Runner(ABC):
     def spared(self, past: int, cache: Cache | None) -> tuple[int, ...]:
         """Columns of a whole-sequence call that forked streams share with the base, stream by stream."""
 
-    def check_whole_prompt(self, kwargs: Mapping[str, Any], what: str) -> None:
-        """Refuse a prefill in chunks, where `what` needs the prompt in one piece."""
-        given = columns_of(kwargs).shape[1]
+    def check_whole_prompt(self, kwargs: Mapping[str, Any], what: str, held: int = 0) -> None:
+        """Refuse a prefill in chunks, where `what` needs the prompt in one piece, behind what a cache held before."""
+        given = held + columns_of(kwargs).shape[1]
         if given != self.width:
             raise UnsupportedMode(
                 f"{what} needs the prompt in one piece and was given {given} of {self.width} tokens.",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .prefixes import Beginnings
 
 
 @dataclass
@@ -14,7 +18,8 @@ class Stats:
     Attributes:
         encodes: forwards that only built a branch's embeddings (vision tower and projector).
         forwards: steps of the generate loop, the prefill included.
-        passes: calls of the decoder, those that the engine adds included (a fork's prefill, sequential branches).
+        passes: calls of the decoder, those that the engine adds included (a fork's prefill, beginnings that rows
+            have in common, sequential branches).
         rows: rows summed over passes.
         columns: rows times columns summed over passes: tokens that went through the decoder.
         tokens: tokens chosen, summed over base rows.
@@ -30,6 +35,12 @@ class Stats:
     tokens: int = 0
     steps: int = 0
     contrasted: int = 0
+
+    def count_split(self, found: Beginnings) -> None:
+        """A call, counted as a whole, was run in two: beginnings that rows have in common, then what is their own."""
+        self.passes += 1
+        self.rows += len(found.rows)
+        self.columns -= found.spared
 
     def count_scores(self, rows: int, sure: Tensor | None) -> None:
         """Count a step of that many rows; `sure` are those that kept the base's scores, None where none may."""

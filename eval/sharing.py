@@ -15,10 +15,10 @@ from typing import Any
 
 from torch import nn
 
+from ..decoders.prefixes import PrefilledOnce
 from ..models.adapter import Adapter
 from ..models.errors import UnsupportedModel
 from .encoded import EncodedOnce
-from .prefixes import PrefilledOnce
 from .processed import processed_once
 
 

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -82,7 +82,7 @@ class LayerState:
     calls: int = 0
     packed: tuple[int, ...] = ()
     place: int = 0
-    shared: dict[tuple, Tensor] = field(default_factory=dict)
+    shared: dict[tuple, Any] = field(default_factory=dict)
     _keep: dict[tuple, Tensor] = field(default_factory=dict)
 
     def keep(self, which: Literal["uniform", "zero"], rows: int, columns: int, like: Tensor) -> Tensor | None:
@@ -305,7 +305,7 @@ def _with_maps(output: Tensor, call: Call, state: LayerState, rules: Mapping[int
         prompt = state.image[stream].shape[1] if state.image else 0
         own = Call(
             query, key, value, mask[rows] if mask is not None and len(mask) > 1 else mask, call.scaling, call.causal,
-            prompt, state.seen or call.seen, state.spared[stream] if state.spared else 0,
+            prompt, state.seen or call.seen, state.spared[stream] if state.spared else 0, state.shared,
         )  # fmt: skip
         rule = rules[stream]
         if rule.gate:

@@ -19,6 +19,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -36,7 +38,7 @@ from .instructblip import InstructBlipAdapter
 from .llava import LlavaAdapter
 from .qwen_vl import QwenVLAdapter
 from .qwen_vl_processor import image_only_processor, needs_image_only_processor
-from .refused import refuse
+from .refused import no_loop, refuse, refuse_unknown
 from .text import TextAdapter
 from .wrapped import unwrapped
 
@@ -195,9 +197,13 @@ def _read(name: str, source: str, wide: Any, common: dict[str, Any]) -> tuple[An
     """Model and processor of a folder or hub id."""
     raw: Any = PretrainedConfig.get_config_dict(source, revision=common["revision"])[0]
     refuse(raw, trust_remote_code=common["trust_remote_code"])
+    refuse_unknown(raw)
     config = AutoConfig.from_pretrained(source, **common)
     visual = getattr(config, "vision_config", None) is not None
     made: Any = AutoModelForImageTextToText if visual else AutoModelForCausalLM
+    known = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if visual else MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in known and not raw.get("auto_map"):
+        raise no_loop(config.model_type)
     if _is_folder(source):
         held = checkpoint.parameters_in(Path(source))
         if not raw.get("auto_map"):

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from .draws import draw, permutation
 from .errors import UnsupportedMode
 
 Kind = Literal["uniform", "random", "reversed", "shuffle", "blurred"]
@@ -36,8 +37,10 @@ CHUNK = 128
 """Query rows whose scores exist at a time."""
 HIDDEN = -1e4
 """An additive mask this low hides a key: masks hold the least number of some float type, or minus infinity."""
-GOLDEN, FIRST, SECOND = (number - 2**64 for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-"""Constants of splitmix64 (Steele, Lea and Flood, 2014), as signed numbers."""
+AHEAD = 16
+"""Queries whose draws are made at a time where tokens are generated one by one, for all layers of an edit ..."""
+MOST = 2**22
+"""... unless they were more numbers than these."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,8 @@ class MapRule:
         scope: columns of each prompt that a blurred map evens out, `[batch, columns]` of bool, right-aligned.
         shown: columns of each prompt that are no padding, `[batch, columns]` of 1 or 0, right-aligned; where it is None
             all padding stands on the left, as `lengths` has it.
+        layers: all layers of the edit that the rule is of, where their draws may be made together.
+        kept: what was drawn ahead for all of them, while one attachment lasts.
     """
 
     layer: int
@@ -67,10 +72,13 @@ class MapRule:
     heads: tuple[int, ...] | None = None
     scope: Tensor | None = None
     shown: Tensor | None = None
+    layers: tuple[int, ...] = ()
+    kept: dict[tuple, Any] = field(default_factory=dict)
 
     def of_image(self, image: int) -> MapRule:
         """The rule for one image alone."""
-        return dataclasses.replace(self, seeds=None if self.seeds is None else self.seeds[image : image + 1])
+        seeds = None if self.seeds is None else self.seeds[image : image + 1]
+        return dataclasses.replace(self, seeds=seeds, layers=(), kept={})
 
     @property
     def whole(self) -> bool:
@@ -91,6 +99,7 @@ class Call:
         prompt: columns of a row that hold its prompt, padding included; 0: all of them.
         seen: columns of a row up to the end of this call, in the cache or not; 0: as many as there are keys.
         spared: leading query columns that are left alone.
+        shared: what the layers of one call of the decoder work out once for all of them; None: nothing.
     """
 
     query: Tensor
@@ -102,6 +111,7 @@ class Call:
     prompt: int = 0
     seen: int = 0
     spared: int = 0
+    shared: dict[tuple, Any] | None = None
 
     @property
     def wide(self) -> torch.dtype:
@@ -132,27 +142,31 @@ class Call:
             scores = scores + self.mask[:, :, part, : scores.shape[-1]].to(self.wide)
         return scores.masked_fill(~self.visible(part)[:, None], -torch.inf)
 
+    @property
+    def first(self) -> int:
+        """The column of the first key: a window that has moved on holds the last keys alone."""
+        return max((self.seen or self.key.shape[2]) - self.key.shape[2], 0)
+
     def positions(
         self, lengths: Tensor | None, shown: Tensor | None = None
     ) -> tuple[Int[Tensor, "rows q"], Int[Tensor, "rows keys"]]:
         """Where queries and keys stand among the tokens of their row; numbers of padding mean nothing."""
-        rows, _, columns, _ = self.query.shape
-        keys = self.key.shape[2]
-        seen = self.seen or keys
-        device = self.query.device
-        # a window that has moved on holds the last keys alone, and a static buffer is longer than what was seen
-        first = max(seen - keys, 0)
+        keys, seen, first = self.key.shape[2], self.seen or self.key.shape[2], self.first
+        places = self.places(max(seen, first + keys), lengths, shown)  # a static buffer is longer than what was seen
+        return places[:, seen - self.query.shape[2] : seen], places[:, first : first + keys]
+
+    def places(self, columns: int, lengths: Tensor | None, shown: Tensor | None) -> Int[Tensor, "rows columns"]:
+        """Where so many columns from the left stand among the tokens of their row."""
+        rows, device = len(self.query), self.query.device
         if shown is not None:
             prompt = self.prompt or shown.shape[1]
             wide = nn.functional.pad(shown.to(device).long(), (prompt - shown.shape[1], 0))
-            wide = nn.functional.pad(wide, (0, max(seen, first + keys) - prompt), value=1)
-            places = (wide.cumsum(dim=1) - 1).repeat_interleave(rows // len(wide), dim=0)
-            return places[:, seen - columns : seen], places[:, first : first + keys]
+            wide = nn.functional.pad(wide, (0, columns - prompt), value=1)
+            return (wide.cumsum(dim=1) - 1).repeat_interleave(rows // len(wide), dim=0)
         starts = torch.zeros(rows, dtype=torch.long, device=device)
         if lengths is not None:
             starts = _each(self.prompt or int(lengths.max()), rows, device) - _each(lengths, rows, device)
-        query = torch.arange(seen - columns, seen, device=device) - starts[:, None]
-        return query, torch.arange(first, first + keys, device=device) - starts[:, None]
+        return torch.arange(columns, device=device) - starts[:, None]
 
     def weigh(self, weights: Float[Tensor, "rows heads q keys"]) -> Float[Tensor, "rows heads q d"]:
         """The values under given weights."""
@@ -162,10 +176,9 @@ class Call:
 
     def inside(self, scope: Bool[Tensor, "batch columns"]) -> Bool[Tensor, "rows keys"]:
         """Which keys belong to the columns of a scope, whose last column is the prompt's last."""
-        keys, seen = self.key.shape[2], self.seen or self.key.shape[2]
+        keys, seen, first = self.key.shape[2], self.seen or self.key.shape[2], self.first
         prompt = self.prompt or scope.shape[1]
         wide = nn.functional.pad(scope, (prompt - scope.shape[1], max(seen, keys) - prompt)).to(self.key.device)
-        first = max(seen - keys, 0)  # as in `positions`
         return wide[:, first : first + keys].repeat_interleave(len(self.query) // len(scope), dim=0)
 
     def of_heads(self, heads: Int[Tensor, " heads"]) -> Call:
@@ -234,46 +247,6 @@ def gate(mean: Float[Tensor, "rows q keys"], patches: int) -> Float[Tensor, "row
     return sized.flatten(1)
 
 
-def draw(
-    seeds: Int[Tensor, " rows"], layer: int, heads: int, queries: Int[Tensor, "rows q"], keys: Int[Tensor, "rows keys"]
-) -> Float[Tensor, "rows heads q keys"]:
-    """Numbers between 0 and 1, both excluded, float32 (exact in every wider type): functions of the arguments alone."""
-    return (_shift(bits(seeds, layer, heads, queries, keys), 41).float() + 0.5) / 2**23
-
-
-def bits(
-    seeds: Int[Tensor, " rows"], layer: int, heads: int, queries: Int[Tensor, "rows q"], keys: Int[Tensor, "rows keys"]
-) -> Int[Tensor, "rows heads q keys"]:
-    """64 random bits for each query and key: splitmix64, the stream of one level being the seeds of the next."""
-    of_layer = _at(seeds, torch.full((1,), layer, device=seeds.device))
-    of_head = _at(of_layer, torch.arange(heads, device=seeds.device))[:, 0]
-    of_query = _at(of_head, queries[:, None])
-    return _at(of_query, keys[:, None, None])
-
-
-def permutation(
-    seeds: Int[Tensor, " rows"], layer: int, heads: int, size: int, first: int = 0
-) -> Int[Tensor, "rows heads size"]:
-    """An order of `size` entries for each row and head; `first` is the position of the map's first query."""
-    places = torch.arange(size, device=seeds.device).expand(len(seeds), -1)
-    return bits(seeds, layer, heads, torch.full_like(places[:, :1], first), places)[:, :, 0].argsort(
-        dim=-1, stable=True
-    )
-
-
-def _at(seeds: Tensor, places: Tensor) -> Tensor:
-    """Number `places` `[..., n]` of the stream of each seed `[...]`: `[..., n]`."""
-    state = seeds[..., None] + (places + 1) * GOLDEN
-    state = (state ^ _shift(state, 30)) * FIRST
-    state = (state ^ _shift(state, 27)) * SECOND
-    return state ^ _shift(state, 31)
-
-
-def _shift(state: Tensor, places: int) -> Tensor:
-    """Right shift that fills with zeros: torch's own repeats the sign."""
-    return (state >> places) & (2 ** (64 - places) - 1)
-
-
 def _each(value: Tensor | int, rows: int, device: torch.device) -> Shaped[Tensor, " rows"]:
     """A value of each prompt for each row: beams and return sequences of a prompt share it."""
     found = torch.as_tensor(value, device=device).reshape(-1)
@@ -294,8 +267,10 @@ def _tops(rule: MapRule, call: Call) -> Tensor:
 
 def _made(rule: MapRule, call: Call, output: Tensor, top: Tensor | None, part: slice) -> Tensor:
     """`replaced` for the queries of a part, all of them edited; in the wide type."""
-    visible = call.visible(part)
     output = output.to(call.wide)
+    if rule.kind == "random" and rule.norm == "visible" and rule.layers and call.query.shape[2] == 1:
+        return _made_together(rule, call, output)
+    visible = call.visible(part)
     if rule.kind == "blurred":
         return _blurred(rule, call, output, part, visible)
     count = visible.sum(-1)[:, None].to(call.wide)
@@ -311,6 +286,44 @@ def _made(rule: MapRule, call: Call, output: Tensor, top: Tensor | None, part: s
     divisor = mass if rule.norm in ("visible", "row") else _literal(rule, call, part)
     keeps = (divisor > 0) & (count > 0)
     return torch.where(keeps[..., None], found / divisor.where(keeps, 1)[..., None], output)
+
+
+def _made_together(rule: MapRule, call: Call, output: Tensor) -> Tensor:
+    """`_made` for random maps of one query a row, with weights and sums of all layers worked out by the first."""
+    mask, shared = call.mask, {} if call.shared is None else call.shared
+    key = ("random", id(rule.kept), call.seen, call.key.shape[2], None if mask is None else mask.data_ptr())
+    if key not in shared:  # the mask is kept beside, so that no other one can stand where it stands
+        visible = call.visible(slice(None)) if mask is not None else None
+        shared[key] = mask, *_weights(rule, call, visible)
+    _, weights, mass, keeps = shared[key]
+    place = rule.layers.index(rule.layer)
+    found = call.weigh(weights[place]) / mass[place]
+    return found if keeps is None else torch.where(keeps, found, output)
+
+
+def _weights(rule: MapRule, call: Call, visible: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """For all layers the weights `[layers, rows, heads, 1, keys]` and their sums; and which queries see a key."""
+    seen, keys = call.seen or call.key.shape[2], call.key.shape[2]
+    prompt = call.prompt, len(call.query)
+    begin, table = rule.kept.get(prompt, (seen, None))
+    if table is None or not (0 <= seen - 1 - begin < table.shape[3] and call.first + keys <= table.shape[4]):
+        begin, table = rule.kept[prompt] = seen - 1, _drawn_ahead(rule, call)
+    weights = table[:, :, :, seen - 1 - begin, None, call.first : call.first + keys].to(call.wide)
+    if visible is None:
+        weights = weights.contiguous()
+        return weights, weights.sum(-1, keepdim=True), None
+    weights = weights.masked_fill(~visible[:, None], 0)
+    keeps = visible.any(-1)[:, None, :, None]
+    return weights, weights.sum(-1, keepdim=True).where(keeps, 1), keeps
+
+
+def _drawn_ahead(rule: MapRule, call: Call) -> Float[Tensor, "layers rows heads ahead columns"]:
+    """Draws for this query and for those that will follow it, over all columns that they will see."""
+    rows, heads = call.query.shape[:2]
+    seen, end = call.seen or call.key.shape[2], max(call.seen, call.first + call.key.shape[2])
+    ahead = max(1, min(AHEAD, MOST // (len(rule.layers) * rows * heads * end)))
+    places = call.places(end + ahead, rule.lengths, rule.shown)
+    return draw(_seeds(rule, call), rule.layers, heads, places[:, seen - 1 : seen - 1 + ahead], places)
 
 
 def _blurred(rule: MapRule, call: Call, output: Tensor, part: slice, visible: Tensor) -> Tensor:

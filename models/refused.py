@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import transformers
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -44,6 +45,11 @@ def refuse(config: Mapping[str, Any], *, trust_remote_code: bool = False) -> Non
             f"mPLUG-Owl ({kind}) is not part of transformers; it runs code of its own.",
             "Use a LLaVA, or Qwen/Qwen2.5-VL-7B-Instruct.",
         )
+    if "mm_vision_tower" in config and "vision_config" not in config:
+        raise UnsupportedModel(
+            f"This is a LLaVA ({kind}) as its authors published it, which runs code of their own.",
+            "Use its conversion for transformers, such as llava-hf/llava-1.5-7b-hf.",
+        )
     if kind == "qwen":
         what = "Qwen-VL" if "visual" in config else "Qwen"
         newer = "Qwen/Qwen2.5-VL-7B-Instruct or Qwen/Qwen2-VL-7B-Instruct" if "visual" in config else "Qwen/Qwen2.5-7B"
@@ -58,3 +64,28 @@ def refuse(config: Mapping[str, Any], *, trust_remote_code: bool = False) -> Non
             "Use a checkpoint converted for transformers (often '...-hf'); or, if you trust the code and the model has "
             "a text decoder of transformers, load it with trust_remote_code=True (model.trust_remote_code=true).",
         )
+
+
+def refuse_unknown(config: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose type the installed transformers does not have; code of its own aside.
+
+    Args:
+        config: its `config.json`.
+
+    Raises:
+        UnsupportedModel: it has not.
+    """
+    kind = config.get("model_type")
+    if isinstance(kind, str) and kind not in CONFIG_MAPPING and not config.get("auto_map"):
+        raise UnsupportedModel(
+            f"The model type {kind!r} is not part of transformers {transformers.__version__}.",
+            "Use a checkpoint converted for transformers (often '...-hf'), or a newer transformers if the type is new.",
+        )
+
+
+def no_loop(kind: str) -> UnsupportedModel:
+    """The error of a type that transformers has, but not as a model that reads a prompt and writes on."""
+    return UnsupportedModel(
+        f"Models of type {kind!r} are not served: transformers has no decoder-only language model of that type.",
+        "Use a LLaVA, an InstructBLIP with Vicuna, a Qwen-VL or a decoder-only text model; see `sightline models`.",
+    )

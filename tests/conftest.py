@@ -9,6 +9,7 @@ import inspect
 import json
 from pathlib import Path
 
+import offline
 import pytest
 import torch
 from beartype import beartype
@@ -33,6 +34,18 @@ def pytest_addoption(parser):
     """`--matrix=all` runs every cell of tests/matrix; by default every pair is there."""
     default = os.environ.get("SIGHTLINE_MATRIX", "pairs")
     parser.addoption("--matrix", choices=("pairs", "all"), default=default, help="cells of tests/matrix to run")
+
+
+offline.keep_offline()
+
+
+@pytest.fixture(autouse=True)
+def stays_here():
+    """No test speaks to another machine, not even where a library swallows the error."""
+    yield
+    asked = offline.ASKED[:]
+    offline.ASKED.clear()
+    assert not asked, f"The test speaks to the network: {', '.join(asked)}"
 
 
 torch.set_num_threads(1)  # the models are tiny: threads cost more than they bring

@@ -1,7 +1,8 @@
 """Runs the tests of the plug-ins inside the real lm-evaluation-harness and lmms-eval, and measures lmms-eval beside us.
 
 python tests/harnesses.py              environments are made below build/harnesses, once
-python tests/harnesses.py --speed      questions per second of lmms-eval and of `sightline run` on the same questions
+python tests/harnesses.py --speed      questions per second of lmms-eval and of `sightline run` on the same questions;
+                                       `make benchmarks` puts what it leaves in build/benchmarks into BENCHMARKS.md
 
 Each harness gets an environment of its own, for they ask for versions of packages that others cannot live with. What
 it has no wish about, torch above all, it finds in the environment that this is run in.
@@ -20,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / "build" / "harnesses"
+TABLE = ROOT / "build" / "benchmarks" / "lmms-eval" / "questions.md"
 EXTRAS = ("lm-eval", "lmms-eval")
 KEPT = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 """Packages that answers depend on: of the versions that our tests run with. The others are the harness's choice."""
@@ -52,11 +54,11 @@ def environment(extra: str) -> Path:
 
 
 def speed(python: Path, images: int) -> None:
-    """Write questions per second of both on the same scenes: of the asking, and of whole commands."""
+    """Questions per second of both on the same scenes, of asking and of whole commands; told, and left in `TABLE`."""
     sys.path.append(str(ROOT / "tests" / "support"))
     from harness_tasks import write_lmms_task  # noqa: PLC0415  # it imports the package
 
-    folder = PLACE / "speed"
+    folder, rows = PLACE / "speed", []
     for decoder in DECODERS:
         for share in ("auto", "none"):
             place = folder / f"{decoder}-{share}"
@@ -65,7 +67,7 @@ def speed(python: Path, images: int) -> None:
             spent = run(str(python), "-m", "sightline.eval.cli", "run", *asked, *more)
             samples = list(map(json.loads, (place / "samples" / "pope_scenes.jsonl").read_text().splitlines()))
             cost = json.loads((place / "timings" / "summary.json").read_text())
-            show(f"sightline run run.share={share}", decoder, len(samples), spent, cost["wall_s"])
+            rows.append(shown(f"sightline run run.share={share}", decoder, len(samples), spent, cost["wall_s"]))
         task = write_lmms_task(folder / "tasks", {sample["image_id"] for sample in samples})
         model = f"pretrained=tiny-llava,decoder={decoder},dtype=float64,device=cpu"
         told = ["--model", "sightline", "--model_args", model, "--tasks", task, "--batch_size", "16"]
@@ -74,16 +76,40 @@ def speed(python: Path, images: int) -> None:
         spent = run(str(python), "-m", "lmms_eval", *told, *places)
         (result,) = (file for file in folder.rglob("*results.json") if file.stat().st_mtime > began)
         seconds = float(json.loads(result.read_text())["total_evaluation_time_seconds"])
-        show("lmms-eval --model sightline", decoder, len(samples), spent, seconds)
+        rows.append(shown("lmms-eval --model sightline", decoder, len(samples), spent, seconds))
+    TABLE.parent.mkdir(parents=True, exist_ok=True)
+    TABLE.write_text("\n".join([*head(images), *rows]) + "\n")
 
 
-def show(what: str, decoder: str, questions: int, spent: Spent, asking: float) -> None:
-    """One line of the table."""
-    sys.stdout.write(
-        f"{what:<28} {decoder:<7} {questions} questions: {questions / asking:6.1f} a second; the whole command takes "
-        f"{spent.wall:.0f} s, {spent.processor:.0f} s of the processor\n"
+def head(images: int) -> list[str]:
+    """What stands above the table's rows."""
+    return [
+        "## Beside lmms-eval, measured",
+        "",
+        f"`python tests/harnesses.py --speed --images {images}`",
+        "",
+        f"tiny-llava in float64, one thread, batches of 16: the same questions of POPE-scenes ({images} scenes), one "
+        "command after the other. *Asking* leaves loading and start out.",
+        "",
+        "| | decoder | questions | asking, questions/s | whole command, s | of the processor, s |",
+        "|---|---|---|---|---|---|",
+    ]
+
+
+def shown(what: str, decoder: str, questions: int, spent: Spent, asking: float) -> str:
+    """One row of the table; it is told, too."""
+    cells = (
+        f"`{what}`",
+        decoder,
+        questions,
+        f"{questions / asking:.1f}",
+        f"{spent.wall:.0f}",
+        f"{spent.processor:.0f}",
     )
+    row = f"| {' | '.join(map(str, cells))} |"
+    sys.stdout.write(row + "\n")
     sys.stdout.flush()
+    return row
 
 
 def run(*command: str) -> Spent:

@@ -91,7 +91,7 @@ def play(browser: Browser, file: Path) -> None:
                 page.get_by_role("button", name="Answer").click()
                 page.wait_for_selector("text=All answers are there", timeout=120_000)
                 page.locator("#answers details").nth(2).locator("summary").click()
-                keep(page, file, "body", most=1100)
+                keep(page, file, "body", most=1400)
         finally:
             served.send_signal(signal.SIGINT)
             served.stdout.read()

@@ -1,4 +1,4 @@
-"""What one `generate()` costs, counted from outside: every call of the text decoder, the head and the vision tower.
+"""What one `generate()` costs, counted from outside: every run of the text decoder, the head and the vision tower.
 
 All contenders are counted by the same hooks, with a strategy attached or without, so the figures owe nothing to the
 engine's own `Stats`.
@@ -90,9 +90,8 @@ def counted(adapter: Adapter) -> Iterator[Counts]:
     def note(call: Call) -> None:
         (counts.prefill if counts.steps < 0 else counts.decode).append(call)
 
-    def decoder(_module: nn.Module, _args: tuple, kwargs: dict[str, Any], _output: Any) -> None:
-        given = kwargs.get("inputs_embeds")
-        given = kwargs["input_ids"] if given is None else given
+    def decoder(_module: nn.Module, args: tuple, kwargs: dict[str, Any], _output: Any) -> None:
+        given = args[0] if args else kwargs["hidden_states"]
         cache = kwargs.get("past_key_values")
         keys = given.shape[1] if cache is None else int(cache.get_seq_length())
         note(Call("decoder", given.shape[0], given.shape[1], keys))
@@ -106,8 +105,9 @@ def counted(adapter: Adapter) -> Iterator[Counts]:
         note(Call("tower", hidden.shape[:-1].numel(), 1))
 
     with ExitStack() as stack:
-        # hooks behind a forward are given the arguments as hooks before it, an attachment's too, have changed them
-        stack.callback(adapter.decoder.register_forward_hook(decoder, with_kwargs=True).remove)
+        # the first layer runs whenever the decoder does, also where one call of the decoder is run in two parts
+        first = adapter.decoder_layers()[0]
+        stack.callback(first.register_forward_hook(decoder, with_kwargs=True).remove)
         output: Any = adapter.owner.get_output_embeddings()
         stack.callback(output.register_forward_pre_hook(head).remove)
         if adapter.image_inputs:

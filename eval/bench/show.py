@@ -190,7 +190,11 @@ def drawing(found: Sequence[Timed], title: str) -> str:
 
 
 def _ms(value: Spread | None) -> str:
-    return "-" if value is None else f"{value.median * 1e3:.3g} [{value.low * 1e3:.3g}, {value.high * 1e3:.3g}]"
+    if value is None:
+        return "-"
+    middle, low, high = (f"{each:.0f}" if each >= 1000 else f"{each:.3g}"
+                         for each in (1e3 * value.median, 1e3 * value.low, 1e3 * value.high))  # fmt: skip
+    return f"{middle} [{low}, {high}]"
 
 
 def _times(value: Spread | None) -> str:

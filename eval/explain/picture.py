@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .explanation import Explanation
 
 WIDTH, MARGIN, LINE, THUMB = 920, 28, 20, 56
-HEADER, LETTERS = 128, 88
+HEADER, LETTERS, NAMES = 128, 88, 54
 _TOKEN, _BARS, _LOOKED = 64, 400, 792
 _LONGEST = 250
 _MOST = 200
@@ -61,11 +61,12 @@ def _header(told: Explanation, made: Drawing) -> int:
     text += [Text(x, y + 42 + LINE * at, line, 14, role) for at, (line, role) in enumerate(lines)]
     made.marks += text
     bottom = max(y + (HEADER if told.image is not None else 0), round(text[-1].y)) + 24
-    names = ("chosen token", f"probability: base, {', '.join(told.branches)}{', ' if told.branches else ''}decoded")
-    made.marks += [Text(MARGIN, bottom, names[0], 12, "soft"), Text(_BARS, bottom, clean(names[1]), 12, "soft")]
+    names = textwrap.wrap(f"probability: {', '.join(('base', *map(clean, told.branches), 'decoded'))}", NAMES)
+    made.marks.append(Text(MARGIN, bottom, "chosen token", 12, "soft"))
+    made.marks += [Text(_BARS, bottom + 15 * at, line, 12, "soft") for at, line in enumerate(names)]
     if any(step.trace.image_attention is not None for step in told.steps):
         made.marks.append(Text(WIDTH - MARGIN, bottom, "looked at", 12, "soft", right=True))
-    return bottom + 8
+    return bottom + 15 * (len(names) - 1) + 8
 
 
 def _wrapped(text: str, most: int) -> list[str]:

@@ -81,13 +81,13 @@ sightline.view = (trace, name, stage, looked) => {
     say(levels && trace.g ? `Where ${name} looked, mean over all tokens.` : "");
   };
   const one = (step) => {
-    const side = [`${step[5].toLocaleString("en")} tokens left by the cut`, `entropy of the base ${step[4].toFixed(2)} nats`];
+    const side = [`${step[5].toLocaleString("en")} ${step[5] === 1 ? "token" : "tokens"} left by the cut`, `entropy of the base ${step[4].toFixed(2)} nats`];
     if (step[7] !== null) side.push(step[7] ? "gate open" : "gate shut");
     if (step[8] !== null) side.push(`${percent(step[8])} of attention on the image`);
     why.replaceChildren(sightline.odds(trace, step), element("p", { class: "side" }, `${side.join(", ")}.`));
     if (!stage) return;
     sightline.paint(stage, trace.g, step[9] ? sightline.levels(step[9]) : null);
-    say(step[9] ? element("span", {}, `Where ${name} looked at `, quoted(step[0].trim()), `: ${percent(step[8])} on the image.`) : "");
+    say(step[9] ? element("span", {}, `Where ${name} looked when it chose `, quoted(step[0].trim()), `: ${percent(step[8])} on the image.`) : "");
   };
   const buttons = trace.s.map((step, place) => {
     const kinds = [step[6] ? "changed" : "", /^<.*>$|^\[.*\]$/.test(step[0]) ? "end" : ""].join(" ").trim();

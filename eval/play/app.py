@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio  # pyright: ignore[reportMissingImports]
+from gradio.themes import Base  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
 from ... import decoders
@@ -111,14 +112,14 @@ def page(house: House, first: str) -> gradio.Blocks:
                     stop = gradio.Button("Stop")
         shown = gradio.HTML(elem_id="answers")
         given: list[Any] = [model, picked, parameters, image, question, passage, mode, temperature, tokens, seed]
-        events = [
-            each(house.ask, given, shown, show_progress="hidden", api_name=False)
+        events: list[Any] = [
+            each(house.ask, given, shown, show_progress="hidden", api_visibility="private")
             for each in (ask.click, question.submit)
         ]
-        stop.click(None, cancels=events, api_name=False)
+        stop.click(None, cancels=events, api_visibility="private")
         model.change(
             lambda title: _fitted(house, title), [model], [picked, image, passage, shown], show_progress="hidden",
-            api_name=False,
+            api_visibility="private",
         )  # fmt: skip
     return blocks
 
@@ -150,7 +151,7 @@ def launch(house: House, first: str, host: str, port: int | None) -> tuple[str, 
         host: the address that is listened on.
         port: None = the first free one from 7860 on.
     """
-    theme = gradio.themes.Base(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
+    theme = Base(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
     theme.set(
         button_primary_background_fill=ACCENT,
         button_primary_background_fill_hover=ACCENT,

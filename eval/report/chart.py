@@ -15,6 +15,8 @@ from .measures import Measure
 from .text import DASH, shorten
 
 TOP, AXIS, HEAD = 30, 34, 40
+EDGE = 10.0
+"""Percent of the width that half a label above the plot may take."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything that the template draws."""
+    """Everything that the template draws; `zero`: whether the axis holds it."""
 
     layout: Layout
     height: int
@@ -70,6 +72,7 @@ class Chart:
     reference: float | None
     reference_label: str
     reference_anchor: str
+    zero: bool
     axis: str
     description: str
 
@@ -106,10 +109,18 @@ def chart(section: Section, layout: Layout) -> Chart | None:
         tuple((place(tick), f"{tick:.{digits}f}") for tick in ticks),
         at,
         "" if greedy is None else f"greedy {main.show(greedy)}",
-        "start" if at is not None and at < (layout.left + layout.right) / 2 else "end",
+        _anchor(at, layout),
+        low <= 0 <= high,
         main.heading,
         _description(section),
     )
+
+
+def _anchor(at: float | None, layout: Layout) -> str:
+    """How a label above the plot is set: in the middle, at the plot's edges towards its middle."""
+    if at is None or layout.left + EDGE <= at <= layout.right - EDGE:
+        return "middle"
+    return "start" if at < layout.left + EDGE else "end"
 
 
 def _bounds(section: Section) -> tuple[float, float] | None:

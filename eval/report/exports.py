@@ -12,7 +12,8 @@ from .helps import cost, price
 from .markdown import table_of
 from .runs import Score
 from .tables import verdict
-from .text import DASH
+from .text import DASH, parameters
+from .text import markdown as safe
 
 if TYPE_CHECKING:
     from .headline import Finding
@@ -111,8 +112,17 @@ def _card(model: str, views: Sequence[View]) -> str:
         f"## Decoding against hallucination: {model}\n\n"
         f"Measured with sightline{of}. Differences are paired, sample by sample, with 95 % intervals resampled by "
         "image; better and worse hold after Holm's correction. The best control is picked on these data.\n\n"
-        f"{table_of(HEADS, rows)}\n"
+        f"{table_of(HEADS, rows)}\n{''.join(map(_asked, views))}"
     )
+
+
+def _asked(view: View) -> str:
+    """What was asked, and the settings of the best strategy, as an item of a list."""
+    told = f"- {safe(view.section.task_title)}: {safe(view.data.rstrip('.'))}."
+    entry = view.finding.entry
+    if entry is not None and entry.run.params:
+        told += f" {safe(view.finding.name)}: {safe(parameters(entry.run.params))}."
+    return told + "\n"
 
 
 def _line(view: View) -> list[str]:

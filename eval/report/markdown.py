@@ -30,7 +30,7 @@ def markdown_report(
     lines += _warning(left_out)
     for view in views:
         lines += [f"## {safe(view.title)}", ""]
-        lines += [safe(f"Data: {view.data}.", start=True), ""] if view.data else []
+        lines += [safe(f"Data: {view.data.rstrip('.')}.", start=True), ""] if view.data else []
         if len(views) > 1:
             lines += [f"**{safe(view.finding.title)}**", "", safe(view.finding.detail, start=True), ""]
         lines += _warning(["Read this first", *view.warnings] if view.warnings else [])

@@ -1,4 +1,4 @@
-"""The one error of the scoring layer."""
+"""The error of the scoring layer, and the one kind of it that is told apart."""
 
 import difflib
 from collections.abc import Iterable
@@ -16,6 +16,10 @@ class ScoringError(ValueError):
         super().__init__(f"{problem} {advice}")
         self.problem = problem
         self.advice = advice
+
+
+class WordsMissing(ScoringError):
+    """A dialect of captions needs a library or data that are not installed: no fault of what is read."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ScoringError:

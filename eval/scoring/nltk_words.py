@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from .errors import ScoringError
+from .errors import WordsMissing
 
 PACKAGES = ("punkt_tab", "averaged_perceptron_tagger_eng", "wordnet")
 _OF_TAG = {"J": "a", "V": "v", "N": "n", "R": "r"}
@@ -20,7 +20,7 @@ def tokens(text: str) -> list[str]:
     """Sentences by Punkt, then words by Treebank's rules.
 
     Raises:
-        ScoringError: NLTK or its data are missing; so do the others here.
+        WordsMissing: NLTK or its data are missing; so do the others here.
     """
     return _read(lambda nltk: nltk.word_tokenize(text))
 
@@ -51,7 +51,7 @@ def _read(how: Callable[[Any], T]) -> T:
     try:
         nltk = importlib.import_module("nltk")
     except ImportError as error:
-        raise ScoringError(
+        raise WordsMissing(
             "This dialect reads captions with NLTK, which is not installed.",
             'Install it with pip install "sightline[nltk]", and its data with '
             f"python -m nltk.downloader {' '.join(PACKAGES)}; the dialect portable needs neither.",
@@ -60,7 +60,7 @@ def _read(how: Callable[[Any], T]) -> T:
         return how(nltk)
     except LookupError as error:  # NLTK's own; a page of text
         missing = next((name for name in PACKAGES if name in str(error)), "data")
-        raise ScoringError(
+        raise WordsMissing(
             f"NLTK's {missing} is not installed.",
             f"Fetch it with python -m nltk.downloader {' '.join(PACKAGES)} (NLTK_DATA says where they lie); the "
             "dialect portable needs none of it.",

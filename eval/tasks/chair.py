@@ -2,7 +2,8 @@
 
 Data are COCO's own annotation files, `instances_{split}.json` and `captions_{split}.json`: an image holds the classes
 of its annotations (crowds count) and those that its reference captions name. Scores on samples of images that differ
-are not to be compared, and no sample is standard, so ours is fixed: the images in the order of a hash of their ids.
+are not to be compared, and no sample is standard, so ours is fixed: the images in the order of a hash of their ids, in
+which another `task.seed` enters.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..scoring.chair import build_ground_truth
-from ..scoring.errors import ScoringError
+from ..scoring.errors import ScoringError, WordsMissing
 from ..scoring.vocabulary import COCO, VARIANT, Vocabulary
 from . import files
 from .base import Dataset, Document, Source, Task
@@ -47,7 +48,7 @@ def load(options: Mapping[str, Any], vocabulary: Vocabulary = COCO) -> Dataset:
         vocabulary: what the reference captions are read with.
 
     Raises:
-        ConfigError: the number of images is none, or the instruction or the split is no text.
+        ConfigError: the number of images or the seed is none, or the instruction or the split is no text.
         DataError: a folder or file is missing, is no annotation file, or lists an image that there is not.
     """
     number = files.count("task.number", options["number"], "images")
@@ -56,7 +57,9 @@ def load(options: Mapping[str, Any], vocabulary: Vocabulary = COCO) -> Dataset:
             raise ConfigError(f"task.{name} must be text, got {options[name]!r}.")
     data = files.folder("chair", "task.data", options["data"], "annotation files", _HINT)
     images = files.folder("chair", "task.images", options["images"], "images", _HINT)
-    choose, sources = _drawn(number), []
+    if isinstance(options["seed"], bool) or not isinstance(options["seed"], int):
+        raise ConfigError(f"task.seed must be a whole number, got {options['seed']!r}.")
+    choose, sources = _drawn(number, options["seed"]), []
     if options["list"] is not None:
         choose, source = _listed(options["list"])
         sources = [source]
@@ -90,12 +93,15 @@ def read_folder(
 
     Raises:
         DataError: a file is missing or is no annotation file of this vocabulary, or two chosen images share an id.
+        WordsMissing: the vocabulary reads captions with a library that is not installed.
     """
     instances, first = _read(data, "instances", split, hint)
     captions, second = _read(data, "captions", split, hint)
     names = _names(instances, first.file)
     try:
         truth = build_ground_truth([instances], [captions], vocabulary=vocabulary)
+    except WordsMissing:
+        raise
     except ScoringError as error:
         raise DataError(f"{first.file}: {error.problem}", error.advice) from error
     chosen = {place: Document(SPLIT, str(place), names[place], instruction, None) for place in choose(names)}
@@ -145,11 +151,12 @@ def _is(value: Any, types: Any) -> bool:
     return isinstance(value, types) and (not isinstance(value, str) or files.is_text(value))
 
 
-def _drawn(number: int) -> Callable[[Images], list[Any]]:
-    """The first images in the order of a hash of their ids; more images drop none."""
+def _drawn(number: int, seed: int) -> Callable[[Images], list[Any]]:
+    """The first images in the order of a hash of seed (unless it is 0) and ids; more images drop none."""
+    head = f"chair/{seed}" if seed else "chair"
 
     def choose(names: Images) -> list[Any]:
-        return sorted(names, key=lambda place: hashlib.sha256(f"chair/{place}".encode()).digest())[:number]
+        return sorted(names, key=lambda place: hashlib.sha256(f"{head}/{place}".encode()).digest())[:number]
 
     return choose
 
@@ -187,6 +194,7 @@ TASK = Task(
     options={
         "split": "val2014",
         "number": 500,
+        "seed": 0,
         "list": None,
         "instruction": INSTRUCTION,
         "data": None,

@@ -36,7 +36,7 @@ def load(options: Mapping[str, Any]) -> Dataset:
     Raises:
         DataError: the folder or the file is missing, contradicts itself, or holds no row that can be read.
     """
-    data = hub.place("hallusion_bench", REPOSITORY, options, "questions", _HINT)
+    data = hub.place("hallusion_bench", REPOSITORY, options, "questions", _HINT, ["*image*.parquet"])
     paths = [path for path in hub.shards(data, "image") if "non_image" not in path.relative_to(data).as_posix()]
     if paths:
         held = hub.unpack(data, paths, _COLUMNS, lambda fields: _name(fields.get("filename")))

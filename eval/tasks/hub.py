@@ -51,25 +51,44 @@ class Unpacked:
         Raises:
             DataError: not one row can be read.
         """
-        broken = [document.error for document in documents if document.error]
-        if len(broken) == len(documents):
-            raise DataError(f"No row of {self.sources[0].file} can be read; {(broken or ['it is empty'])[0]}.")
-        left, found = list(documents), []
-        for source in self.sources:
-            own, left = left[: source.rows], left[source.rows :]
-            found.append(replace(source, broken=sum(document.error is not None for document in own)))
-        return tuple(found)
+        return counted(self.sources, documents)
 
 
-def place(task: str, repository: str, options: Mapping[str, Any], holds: str, hint: str) -> Path:
+def counted(sources: Sequence[Source], documents: Sequence[Document]) -> tuple[Source, ...]:
+    """Files told how many of their rows are broken; `documents` are the rows of all of them, in their order.
+
+    Raises:
+        DataError: not one row can be read.
+    """
+    broken = [document.error for document in documents if document.error]
+    if len(broken) == len(documents):
+        raise DataError(f"No row of {sources[0].file} can be read; {(broken or ['it is empty'])[0]}.")
+    left, found = list(documents), []
+    for source in sources:
+        own, left = left[: source.rows], left[source.rows :]
+        found.append(replace(source, broken=sum(document.error is not None for document in own)))
+    return tuple(found)
+
+
+def place(
+    task: str, repository: str, options: Mapping[str, Any], holds: str, hint: str, only: Sequence[str] | None = None
+) -> Path:
     """The folder that `task.data` means, which is of the commit that `task.revision` pins.
+
+    Args:
+        task: for messages.
+        repository: what `task.data=hub` fetches.
+        options: of the task: `data` and `revision`.
+        holds: what is in the folder, for messages.
+        hint: where the data is to be had.
+        only: patterns of the files to fetch, where a task needs a part of a large repository; None = all.
 
     Raises:
         DataError: it is not set, not there, cannot be fetched, or of another commit.
     """
     revision = options.get("revision")
     if options["data"] == HUB:
-        return _fetched(repository, revision, hint)
+        return _fetched(repository, revision, hint, only)
     folder = files.folder(task, "task.data", options["data"], holds, hint)
     held = commit(folder)
     if revision is not None and held != str(revision):
@@ -150,18 +169,19 @@ def unpack(folder: Path, paths: Sequence[Path], columns: Sequence[str], name_of:
     return Unpacked(found, target / "images", sources)
 
 
-def table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet or Arrow file, a few at a time; images as `{"bytes", "path"}`.
+def table(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet or Arrow file, a few at a time, all columns or some; images as `{"bytes", "path"}`.
 
     Raises:
         DataError: it cannot be read, or lacks a column.
     """
     try:
         held, batches = _opened(path)
-        missing = [name for name in columns if name not in held]
+        wanted = held if columns is None else list(columns)
+        missing = [name for name in wanted if name not in held]
         if missing:
             raise DataError(f"{path.name} has no column {missing[0]!r}.", f"It has {', '.join(held) or 'none'}.")
-        for batch in batches(list(columns)):
+        for batch in batches(wanted):
             yield from batch.to_pylist()
     except (OSError, ValueError, TypeError) as error:
         if isinstance(error, DataError):
@@ -259,11 +279,14 @@ def _first_line(path: Path) -> str:
         return ""
 
 
-def _fetched(repository: str, revision: Any, hint: str) -> Path:
+def _fetched(repository: str, revision: Any, hint: str, only: Sequence[str] | None) -> Path:
     """The repository in the hub's cache, fetched if need be."""
+    patterns = None if only is None else list(only)
     library = importlib.import_module("huggingface_hub")
     try:
-        return Path(library.snapshot_download(repository, repo_type="dataset", revision=revision))
+        return Path(
+            library.snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns)
+        )
     except Exception as error:  # of many kinds: no network, no such repository or commit, not in the cache
         raise DataError(f"{repository} cannot be had from the hub: {_shortly(error)}.", hint) from error
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import files, rows
+from . import files, hub, rows, texts
 from .base import Dataset, Document, Task
 
 CONTEXTS = ("substituted", "original", "closed")
@@ -34,9 +34,11 @@ LEAD = (
 """An instruction and four demonstrations, for models that were not trained on the bare form. Written for this."""
 CLOSED_LEAD = "Answer the question with a few words.\n\n"
 _TEXTS, _LISTS = ("question", "org_context", "sub_context"), ("org_answer", "sub_answer")
+REPOSITORY = "pminervini/NQ-Swap"
+_LAYOUT = texts.Layout("NQ-Swap", ("dev", "validation"), ("nq_swap", "dev", "validation", "nqswap"))
 _HINT = (
-    "Get pminervini/NQ-Swap from the hub (hf download --repo-type dataset) and give task.data=FOLDER; "
-    "task=nq_swap_facts needs no download."
+    "Give task.data=hub, or get pminervini/NQ-Swap from the hub (hf download --repo-type dataset) and give "
+    "task.data=FOLDER; task=nq_swap_facts needs no download."
 )
 
 
@@ -48,7 +50,7 @@ def load(options: Mapping[str, Any]) -> Dataset:
         DataError: the folder or the file is missing, or holds no row that can be read.
     """
     chosen = files.chosen("task.contexts", "context", options["contexts"], CONTEXTS)
-    data = files.folder("nq_swap", "task.data", options["data"], "data file", _HINT)
+    data = hub.place("nq_swap", REPOSITORY, options, "data file", _HINT)
     return read_folder(data, chosen, lead=LEAD, closed_lead=CLOSED_LEAD)
 
 
@@ -72,11 +74,10 @@ def read_folder(
     Raises:
         DataError: there is no file, or it holds no row that can be read.
     """
-    file = rows.find(data, ("nq_swap", "dev", "validation", "nqswap"), "NQ-Swap", _HINT)
-    found, content = rows.read_rows(file)
+    found, sources = texts.read(data, _LAYOUT, _HINT)
     documents = [_document(split, row, lead, closed_lead) for split in contexts for row in found]
-    first = documents[: len(found)]
-    return Dataset(tuple(documents), None, (rows.source(file, content, first, len(found)),), world)
+    held = hub.counted(sources, documents[: len(found)])
+    return Dataset(tuple(documents), None, held, world, revision=hub.commit(data))
 
 
 def prompt(question: str, passage: str | None) -> str:
@@ -108,12 +109,12 @@ def _document(split: str, row: rows.Row, lead: str, closed_lead: str) -> Documen
 TASK = Task(
     name="nq_swap",
     version=1,
-    title="NQ-Swap: does the answer follow a passage against memory? (own data file)",
+    title="NQ-Swap: does the answer follow a passage against memory? (own data, or the hub's)",
     load=load,
-    options={"data": None, "contexts": ["substituted"]},
+    options={"data": None, "contexts": ["substituted"], "revision": None},
     max_new_tokens=12,
     scorer="short_answers",
     parser="squad",
-    places=frozenset({"data"}),
+    places=frozenset({"data", "revision"}),
     about="text",
 )

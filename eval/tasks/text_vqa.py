@@ -33,7 +33,7 @@ def load(options: Mapping[str, Any]) -> Dataset:
     Raises:
         DataError: the folder or the file is missing, or holds no row that can be read.
     """
-    data = hub.place("text_vqa", REPOSITORY, options, "questions", _HINT)
+    data = hub.place("text_vqa", REPOSITORY, options, "questions", _HINT, [f"*{SPLIT}*"])
     paths = hub.shards(data, SPLIT)
     if paths:
         held = hub.unpack(data, paths, _COLUMNS, lambda fields: str(fields.get("image_id") or ""))

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import files, rows
+from . import files, hub, rows, texts
 from .base import Dataset, Document, Task
 
 LEAD = (
@@ -34,9 +34,17 @@ LEAD = (
 )
 FORM = "Q: {}\nA:"
 SPLIT = "multiple_choice"
+REPOSITORY = "truthfulqa/truthful_qa"
+_LAYOUT = texts.Layout(
+    "TruthfulQA",
+    ("validation",),
+    ("multiple_choice", "truthful_qa", "truthfulqa", "validation"),
+    config=SPLIT,
+    others=("generation",),
+)
 _HINT = (
-    "Get truthfulqa/truthful_qa from the hub, or TruthfulQA.csv from github.com/sylinrl/TruthfulQA, and give "
-    "task.data=FOLDER; task=truthful_qa_facts needs no download."
+    "Give task.data=hub, or get truthfulqa/truthful_qa from the hub, or TruthfulQA.csv from "
+    "github.com/sylinrl/TruthfulQA, and give task.data=FOLDER; task=truthful_qa_facts needs no download."
 )
 _CSV = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 
@@ -47,7 +55,7 @@ def load(options: Mapping[str, Any]) -> Dataset:
     Raises:
         DataError: the folder or the file is missing, or holds no row that can be read.
     """
-    data = files.folder("truthful_qa", "task.data", options["data"], "data file", _HINT)
+    data = hub.place("truthful_qa", REPOSITORY, options, "data file", _HINT, [f"{SPLIT}/*"])
     return read_folder(data, LEAD + FORM)
 
 
@@ -62,10 +70,9 @@ def read_folder(data: Path, form: str, world: Mapping[str, Any] | None = None) -
     Raises:
         DataError: there is no file, or it holds no row that can be read.
     """
-    file = rows.find(data, ("multiple_choice", "truthful_qa", "truthfulqa", "validation"), "TruthfulQA", _HINT)
-    found, content = rows.read_rows(file)
+    found, sources = texts.read(data, _LAYOUT, _HINT)
     documents = [_document(row, form) for row in found]
-    return Dataset(tuple(documents), None, (rows.source(file, content, documents, len(found)),), world)
+    return Dataset(tuple(documents), None, hub.counted(sources, documents), world, revision=hub.commit(data))
 
 
 def answers_in(cell: str) -> list[str]:
@@ -137,13 +144,13 @@ def _targets(value: Any) -> list[tuple[str, int]] | None:
 TASK = Task(
     name="truthful_qa",
     version=1,
-    title="TruthfulQA: are true answers likelier than popular false ones? (own data file)",
+    title="TruthfulQA: are true answers likelier than popular false ones? (own data, or the hub's)",
     load=load,
-    options={"data": None},
+    options={"data": None, "revision": None},
     max_new_tokens=1,
     scorer="truthful_qa",
     parser="scores",
-    places=frozenset({"data"}),
+    places=frozenset({"data", "revision"}),
     about="text",
     scored=True,
 )

@@ -117,6 +117,16 @@ def test_it_fits_and_has_no_barriers(visit, name, width, scheme):
     assert serious == []
 
 
+def test_captions_of_wide_tables_are_whole_on_a_phone(visit):
+    page = visit("report.html", 390)
+    held = page.evaluate("""[...document.querySelectorAll("main > section > .scroll, .helps")].map((box) => {
+        const words = box.querySelector("caption span").getBoundingClientRect();
+        return [box.scrollWidth > box.clientWidth, words.left >= 0 && words.right <= innerWidth];
+    })""")
+    assert any(wide for wide, _ in held)
+    assert all(whole for _, whole in held)
+
+
 def test_tables_of_the_report_sort_by_mouse_and_keyboard(visit):
     page = visit("report.html")
     column = page.locator("table.board thead button").nth(1)
@@ -246,6 +256,11 @@ def test_the_gallery_says_why_and_where_the_model_looked(visit, traced):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     found = Axe().run(page).response["violations"]
     assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+    tokens.last.scroll_into_view_if_needed()
+    page.mouse.wheel(0, 400)
+    page.wait_for_timeout(200)
+    box = page.locator("article canvas").bounding_box()
+    assert box["y"] >= 0, "the image stays in sight while one reads"
     page.locator("label.tick", has_text="only samples with reasons").click()
     assert page.locator("article").count() == 2
 

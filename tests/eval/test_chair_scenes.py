@@ -332,6 +332,12 @@ def test_coco_files(coco):
     }
     three, four = ([d.doc_id for d in tasks.load(task, options(coco, number=n)).documents] for n in (3, 4))
     assert (len(three), four[:3]) == (3, three)
+    drawn = [[d.doc_id for d in tasks.load(task, options(coco, number=3, seed=seed)).documents] for seed in range(9)]
+    assert drawn[0] == three
+    assert len({tuple(sorted(each)) for each in drawn}) > 3
+    assert drawn[5] == [d.doc_id for d in tasks.load(task, options(coco, number=4, seed=5)).documents][:3]
+    with pytest.raises(ConfigError, match=r"task\.seed must be a whole number, got 'x'"):
+        tasks.load(task, options(coco, seed="x"))
     (coco / "list.txt").write_text("COCO_val2014_000000000014.png\n11\n14\n")
     listed = tasks.load(task, options(coco, list=str(coco / "list.txt")))
     assert [document.doc_id for document in listed.documents] == ["14", "11"]

@@ -1,5 +1,6 @@
 """`sightline explain` and `sightline.explain`: what is told equals what a trace says, in every form."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,8 @@ from PIL import Image
 from sightline.eval.cli import main
 from sightline.eval.errors import UsageError
 from sightline.eval.explain.command import parted
+from sightline.eval.explain.drawing import Text
+from sightline.eval.explain.picture import draw
 from sightline.eval.scenes import draw_scene
 
 QUESTION = "Please describe this image in detail."
@@ -50,6 +53,32 @@ def test_an_ousted_word_is_what_the_plain_model_would_have_said_there(told):
         if step.ousted is not None:
             assert step.ousted.strip() == tiny.processor.decode([likeliest]).strip()
             assert step.trace.ousted_chances.base == pytest.approx(float(chances.max()), abs=1e-5)
+
+
+def test_names_of_many_branches_do_not_run_into_the_next_column(told):
+    found, *_ = told
+    names = ("no instruction", "no image", "neither", "plain", "boosted")
+    texts = [each for each in draw(dataclasses.replace(found, branches=names)).marks if isinstance(each, Text)]
+    (first,) = (place for place, each in enumerate(texts) if each.text.startswith("probability: base"))
+    (edge,) = (each.x - 9 * len(each.text) for each in texts if each.text == "looked at")
+    lines = [each for each in texts[first : first + 3] if each.x == texts[first].x and each.size == texts[first].size]
+    assert lines[-1].text.endswith("decoded")
+    assert all(each.x + 7 * len(each.text) < edge for each in lines)
+
+
+@pytest.mark.parametrize(
+    "neutral", [sightline.Shift(delta=0), sightline.VCD(alpha=0, beta=0)], ids=lambda each: each.key
+)
+def test_of_plain_decoding_nothing_is_asked(told, neutral, monkeypatch):
+    def combine(*_):
+        raise AssertionError("asked")
+
+    _, _, tiny, inputs = told
+    monkeypatch.setattr(type(neutral), "combine", combine)
+    found = sightline.explain(tiny.model, neutral, inputs, processor=tiny.processor, max_new_tokens=12)
+    assert len(found.steps) == 12
+    assert found.changed == []
+    assert found.answer == found.plain
 
 
 def test_attention_lies_on_the_image_and_adds_up(told):

@@ -27,6 +27,12 @@ CHROMIUM = os.environ.get("SIGHTLINE_CHROMIUM") or shutil.which("chromium") or s
 GRADIO = importlib.util.find_spec("gradio") is not None
 
 
+def needs_page(test):
+    """Skips a test where the page cannot be served or opened."""
+    reason = "needs Chromium, and gradio (pip install sightline[play])"
+    return pytest.mark.skipif(CHROMIUM is None or not GRADIO, reason=reason)(test)
+
+
 @pytest.fixture(scope="module")
 def tiny():
     return sightline.load("tiny-llava")
@@ -121,8 +127,9 @@ def test_it_listens_on_this_machine_alone(monkeypatch, capsys):
     assert main(["play", "decoder=vcd"]) == 2
 
 
-@pytest.mark.skipif(GRADIO, reason="gradio is installed")
-def test_without_gradio_it_says_what_to_install(capsys):
+def test_without_gradio_it_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "sightline.eval.play.app", raising=False)
     assert main(["play"]) == 2
     assert 'pip install "sightline[play]"' in capsys.readouterr().err
 
@@ -139,8 +146,37 @@ def address(tmp_path):
         assert served.wait(30) == 0
 
 
-@pytest.mark.skipif(not GRADIO, reason="needs gradio: pip install sightline[play]")
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_page
+def test_a_picture_that_is_put_in_is_answered_word_by_word(address, tiny, tmp_path):
+    image = draw_scene("test", 7).image()
+    image.save(tmp_path / "mine.png")
+    inputs = tiny.processor(images=image, text=f"USER: <image>\n{QUESTION} ASSISTANT:", return_tensors="pt")
+    ids = tiny.model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    expected = tiny.processor.decode(ids, skip_special_tokens=True).strip()
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = started.new_page()
+        page.goto(address)
+        shown = page.get_by_alt_text("The image that is asked about")
+        before = shown.get_attribute("src")
+        page.set_input_files("input[type=file]", tmp_path / "mine.png")
+        page.wait_for_function("([image, before]) => image.src !== before", arg=[shown.element_handle(), before])
+        page.wait_for_load_state("networkidle")
+        page.evaluate("""() => {
+            window.seen = new Set();
+            const look = () => window.seen.add(document.querySelector("#answers .sl-said")?.textContent);
+            new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true });
+        }""")
+        page.get_by_role("button", name="Answer").click()
+        page.wait_for_selector("text=All answers are there", timeout=60_000)
+        seen = [text for text in page.evaluate("[...window.seen]") if text]
+        assert page.locator("#answers .sl-said").first.inner_text() == expected
+        started.close()
+    assert len(seen) > 3, "it streams"
+    assert all(expected.startswith(text.strip()) for text in seen)
+
+
+@needs_page
 def test_the_page_answers_in_a_browser(address):
     assert address.startswith("http://127.0.0.1:")
     said, elsewhere = [], []

@@ -1,4 +1,4 @@
-"""A run on a Ray cluster of two nodes, one of which is killed: the bytes are those of one process."""
+"""A run begun in one process goes on on a Ray cluster of two nodes, one of which is killed: the same bytes."""
 
 import json
 import os
@@ -47,6 +47,17 @@ def test_a_killed_node_costs_nothing(cluster, tmp_path, monkeypatch, capsys):
     assert main(["run", *ASKED, f"run.dir={one}"]) == 0
     _, doomed = cluster.list_all_nodes()
     append, written = SampleFiles.append, []
+
+    def append_once(self, records):
+        if self.answered():
+            raise KeyboardInterrupt
+        append(self, records)
+
+    with monkeypatch.context() as once:
+        once.setattr(SampleFiles, "append", append_once)
+        assert main(["run", "run.batch_size=2", *ASKED, f"run.dir={three}"]) == 130
+    begun = len(SampleFiles(three / "samples", "pope_scenes").answered())
+    assert 0 < begun < IMAGES * 2  # what is left keeps the worker that is killed busy
 
     def kill_then_append(self, records):
         if not written:

@@ -8,6 +8,7 @@ from scored_runs import three_tasks
 from sightline.eval.report import paired, write_report
 from sightline.eval.report.board import sections
 from sightline.eval.report.runs import find_runs
+from sightline.eval.report.text import parameters
 from sightline.eval.report.tradeoff import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, tradeoff
 
 
@@ -62,6 +63,11 @@ def test_the_card_names_best_strategy_and_controls_of_every_task(paths, found):
         assert row[4].partition(": ")[0] in ("VCD", "VCD (greedy)")
         assert row[5].rpartition(", ")[2] in ("better", "worse", "no clear difference", "not clear after correction")
         assert row[7].endswith("time")
+        item = next(line for line in text.splitlines() if line.startswith(f"- {section.task_title}: "))
+        item = item.replace("\\", "")
+        assert f"{max(run.n for run in section.runs):,} samples on " in item
+        told = [parameters(run.params) for run in section.runs if run.key == "vcd"]
+        assert any(item.endswith(f". {row[4].partition(': ')[0]}: {each}.") for each in told) == any(told)
 
 
 def test_the_overview_has_every_decoder_and_task(paths, found):

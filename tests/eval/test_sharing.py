@@ -10,12 +10,12 @@ import torch
 from image_text import image_text_model, image_text_processor, questions
 from letters import asked, noise_image
 from qwen import SIZES, qwen_model, qwen_processor
-from sightline.decoders import attach, build
-from sightline.eval import encoded, prefixes
+from sightline.decoders import attach, build, prefixes
+from sightline.decoders.prefixes import common
+from sightline.eval import encoded
 from sightline.eval.answering import Answerer, Words
 from sightline.eval.encoded import cut, joined, taken_apart
 from sightline.eval.plan import renderer
-from sightline.eval.prefixes import common
 from sightline.eval.processed import first_places, processed_once, repeated
 from sightline.eval.records import read_samples
 from sightline.eval.settings import GenerationSettings

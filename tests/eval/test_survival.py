@@ -36,9 +36,17 @@ def in_a_child(work):
     os._exit(0)
 
 
+def bytes_of_parts(folder):
+    found = 0
+    for part in (folder / "samples").glob("*.part-*"):
+        with contextlib.suppress(FileNotFoundError):  # merged meanwhile
+            found += part.stat().st_size
+    return found
+
+
 def killed(child, folder, written, later):
     """Kills a process once a run's parts hold so many bytes, and so many seconds later; its status, killed or not."""
-    while sum(part.stat().st_size for part in (folder / "samples").glob("*.part-*")) < written:
+    while bytes_of_parts(folder) < written:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return status

@@ -172,14 +172,15 @@ def _longer(inputs: dict[str, torch.Tensor], ids: torch.Tensor) -> dict[str, tor
     return {name: torch.cat([value, ones[name]], 1) if name in ones else value for name, value in inputs.items()}
 
 
-@mode("given past_key_values", "plain generate() where nothing is contrasted; else refused")
+@mode("given past_key_values", "the whole prompt without one, where branches share it or there are none; else refused")
 def filled_cache(case: Case) -> Outcome:
-    longer = _longer(case.inputs(), case.bare(max_new_tokens=1).output.sequences[:, -1])
+    longer = whole = _longer(case.inputs(), case.bare(max_new_tokens=1).output.sequences[:, -1])
 
     def cache() -> DynamicCache:
         return case.bare(max_new_tokens=1).output.past_key_values
 
-    if not case.plain:
+    shares = case.strategy in FORKS - REFINED - ASIDE and not (case.family.window or case.family.prefix)
+    if case.strategy not in SINGLE and not shares:
         return case.refused(errors.UnsupportedMode, longer, past_key_values=cache())
     if case.name != "instructblip":  # the cache holds the images
         kept = ("input_ids", "attention_mask", *(["token_type_ids"] if case.family.prefix else []))
@@ -188,11 +189,19 @@ def filled_cache(case: Case) -> Outcome:
         plain = case.bare(longer, past_key_values=cache())
     except Exception as error:
         return missing(error)
-    same(case.run(longer, past_key_values=cache()), plain)
-    return equal("plain generate()")
+    found = case.run(longer, past_key_values=cache())
+    same(case.run(longer, "sequential", past_key_values=cache()), found)
+    if case.plain:
+        same(found, plain)
+        return equal("plain generate()")
+    assert differs(found, plain), "this is plain decoding"
+    if case.family.prefix:  # the new token belongs to a whole prompt's prefix, and not to that in the cache
+        return equal("sequential branching")
+    same(found, case.run(whole))
+    return equal("the whole prompt without a cache")
 
 
-@mode("inputs_embeds", "plain generate() where nothing is contrasted; else refused")
+@mode("inputs_embeds", "greedy, where no branch has to know the image in them; else refused")
 def embeddings(case: Case) -> Outcome:
     inputs = case.inputs()
     with torch.no_grad():
@@ -207,10 +216,17 @@ def embeddings(case: Case) -> Outcome:
         plain = case.tried("embeddings", inputs=other)
     except Exception as error:
         return missing(error)
-    if not case.plain:
+    if case.family.images and case.strategy not in SINGLE:
         return case.refused(errors.UnsupportedMode, inputs, given=other)
-    same(case.run(inputs, given=other), plain)
-    return equal("plain generate()")
+    found = case.both(inputs, given=other)
+    if case.plain:
+        same(found, plain)
+        return equal("plain generate()")
+    assert differs(found, plain), "this is plain decoding"
+    if differs(plain, case.tried("greedy")):  # Qwen-VL places image tokens by their ids, which it is not given
+        return equal("sequential branching")
+    same(found, case.default)
+    return equal("greedy")
 
 
 @mode("chunked prefill", "greedy")

@@ -7,9 +7,10 @@ import pytest
 import torch
 from beartype import beartype
 from jaxtyping import jaxtyped
-from sightline.models import counterfactual, errors
+from sightline.models import counterfactual, draws, errors
 from sightline.models.attention import _STATES, LayerState, attention
-from sightline.models.counterfactual import Call, MapRule, draw, full_map, gate, permutation, replaced
+from sightline.models.counterfactual import Call, MapRule, full_map, gate, replaced
+from sightline.models.draws import draw, permutation
 
 KINDS = ["uniform", "reversed", "random"]
 
@@ -261,7 +262,7 @@ def test_halves_are_computed_in_float32():
 def test_numbers_are_those_of_splitmix64():
     """First numbers of the stream of seed 1234567, as published with the generator."""
     known = (6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821)
-    found = counterfactual._at(torch.tensor([1234567]), torch.arange(5))[0]
+    found = draws.at(torch.tensor([1234567]), torch.arange(5))[0]
     assert [number % 2**64 for number in found.tolist()] == list(known)
 
 
@@ -293,3 +294,43 @@ def test_permutations_are_permutations():
     assert len({tuple(order.tolist()) for order in orders.flatten(0, 1)}) == 6
     assert permutation(torch.tensor([2]), 0, 3, 40).equal(orders[1:])
     assert math.factorial(40) > 2**64  # so that none is likely to be drawn twice
+
+
+@pytest.mark.parametrize("most", [2**22, 1])
+@pytest.mark.parametrize("held", ["all", "window", "buffer", "padded"])
+def test_draws_made_ahead_for_all_layers_are_those_of_each_layer_and_step(held, most, monkeypatch):
+    """Token by token, past the queries that are drawn for at once: growing caches, windows, static buffers, padding."""
+    monkeypatch.setattr(counterfactual, "MOST", most)
+    layers, seeds, lengths = (1, 3, 4), torch.tensor([5, -9]), torch.tensor([6, 4])
+    kept: dict = {}
+    together = [MapRule(layer, "random", "visible", seeds, lengths, layers=layers, kept=kept) for layer in layers]
+    generator, drawn = torch.Generator().manual_seed(2), []
+    monkeypatch.setattr(counterfactual, "draw", lambda *args: drawn.append(args[1]) or draw(*args))
+    for seen in range(7, 7 + counterfactual.AHEAD + 3):
+        keys = {"window": 5, "buffer": 40}.get(held, seen)
+        query, key, value = (
+            torch.randn(2, heads, columns, 8, generator=generator) for heads, columns in ((4, 1), (2, keys), (2, keys))
+        )
+        mask = (torch.arange(keys) < seen).expand(2, 1, 1, -1).clone() if held in ("buffer", "padded") else None
+        if held == "padded":
+            mask[1, :, :, :2] = False
+        plain, shared = torch.randn(2, 4, 1, 8, generator=generator), {}
+        call = Call(query, key, value, mask, prompt=6, seen=seen, shared=shared)
+        before = len(drawn)
+        found = [replaced(rule, call, plain) for rule in together]
+        assert len(drawn) - before <= 1, "one draw for all layers"
+        alone = [replaced(MapRule(layer, "random", "visible", seeds, lengths), call, plain) for layer in layers]
+        torch.testing.assert_close(torch.stack(found), torch.stack(alone))
+    assert drawn.count(layers) == (2 if most > 1 else counterfactual.AHEAD + 3)
+
+
+def test_two_windows_in_one_step_have_their_own_weights():
+    """Layers that see all keys and layers that see a window, in one forward."""
+    layers, seeds, kept, shared = (0, 1, 2), torch.tensor([5]), {}, {}
+    for layer, keys in enumerate((9, 4, 9)):
+        value = torch.eye(keys)[None, None]
+        call = Call(torch.zeros(1, 1, 1, keys), value, value, prompt=6, seen=9, shared=shared)
+        rules = [MapRule(layer, "random", "visible", seeds, torch.tensor([6]), layers=given, kept=kept)
+                 for given in (layers, ())]  # fmt: skip
+        one, other = (replaced(rule, call, torch.zeros(1, 1, 1, keys)) for rule in rules)
+        torch.testing.assert_close(one, other)

@@ -257,12 +257,17 @@ CONFIGS = {
     "first qwen": ({"model_type": "qwen", "auto_map": {"AutoConfig": "x.Y"}}, "Qwen/Qwen2.5-7B"),
     "mplug-owl": ({"model_type": "mplug_owl2", "auto_map": {"AutoConfig": "x.Y"}}, "Use a LLaVA"),
     "mplug-owl3": ({"model_type": "mplugowl3", "auto_map": {"AutoConfig": "x.Y"}}, "Use a LLaVA"),
+    "llava of its authors": ({"model_type": "llava", "mm_vision_tower": "clip"}, "llava-hf/llava-1.5-7b-hf"),
+    "llava-next of its authors": ({"model_type": "llava_mistral", "mm_vision_tower": "clip"}, "llava-hf/"),
+    "not in transformers": ({"model_type": "minigpt4"}, r"not part of transformers \d.*a newer transformers"),
+    "an encoder-decoder": ({"model_type": "t5"}, "no decoder-only language model.*sightline models"),
+    "audio": ({"model_type": "qwen2_audio"}, "no decoder-only language model"),
     "remote code": ({"model_type": "novel", "auto_map": {"AutoConfig": "x.Y"}}, "trust_remote_code=True"),
 }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_checkpoints_with_code_of_their_own_are_refused_and_nothing_is_run(name, tmp_path):
+def test_checkpoints_that_transformers_does_not_serve_are_refused_and_nothing_is_run(name, tmp_path):
     config, remedy = CONFIGS[name]
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "x.py").write_text("raise SystemExit('code of a checkpoint was run')")

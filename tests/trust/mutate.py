@@ -25,22 +25,27 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.json")
-SECONDS = 120
+SECONDS = 300
 """What the tests of a mutant may take; a mutant that takes longer is killed, and counts so."""
+NOT_RUN = 70
+"""Exit code of a fork in which no test could be run: neither killed nor survived."""
 PROPERTIES = "tests/trust/test_properties.py"
 TARGETS = {
     "contrast": "log_probs widen plausible cut extrapolate",
-    "vcd": "VCD.combine VCD.keep", "cad": "CAD.combine CAD.keep", "avc": "AVC.combine AVC.keep",
-    "iava": "IAVA.combine IAVA.keep",
-    "decore": "DeCoRe.combine DeCoRe.strength DeCoRe.keep contrast entropy divergence",
+    "vcd": "VCD.combine VCD.left", "cad": "CAD.combine CAD.left", "avc": "AVC.combine AVC.left",
+    "iava": "IAVA.combine IAVA.left",
+    "decore": "DeCoRe.combine DeCoRe.strength DeCoRe.left contrast entropy divergence",
     "head_controls": "MaskedOnly.combine", "controls": "CutOnly.keep Shift.combine shift",
-    "hicd": "HICD.combine HICD.keep contrast", "causalmm": "CausalMM.combine CausalMM.keep contrast",
-    "code": "CODE.combine CODE.keep CODE.apart divergence likely",
+    "hicd": "HICD.combine HICD.left contrast", "causalmm": "CausalMM.combine CausalMM.left contrast",
+    "code": "CODE.combine CODE.keep CODE.left CODE.apart divergence likely",
     "dola": "DoLa.combine DoLa.keep furthest _kl",
     "dagcd": "DAGCD.combine DAGCD.sensed flags utilisation uncertainty ending raised",
     "context_tokens": "attention_ratio in_top",
     "cgvlm": "CGVLM.gate CGVLM.conflict interaction dividends spread",
     "together": "Together.combine Together.keep Together.gate Together._each",
+    "approximate": "Approximate.sure Approximate.gate Approximate.combine Approximate.left Approximate.keep "
+    "Approximate.decided",
+    "strategy": "Strategy.keep Strategy.decided",
 }  # fmt: skip
 """Module of `decoders/` -> the functions in it that make scores."""
 TESTS = {
@@ -49,11 +54,13 @@ TESTS = {
     "context_tokens": "tests/decoders/test_dagcd.py", "cad": "tests/decoders/test_context_baselines.py",
     "dola": "tests/decoders/test_context_baselines.py",
     "cgvlm": "tests/decoders/test_cgvlm.py tests/decoders/test_gate.py",
+    "strategy": "tests/decoders/test_deferring.py",
 }  # fmt: skip
 """Tests of a module beside the properties, where they are not those of its name."""
 LAWS = {
     "contrast": "widen or cut or extrapolation or log_prob or vcd", "head_controls": "masked_only or random_heads",
     "controls": "cut_only or shift", "context_tokens": "dagcd", "together": "avc or chain or vcd",
+    "approximate": "approximate", "strategy": "settled",
 }  # fmt: skip
 """Which properties see a module, where it is not its name that chooses them."""
 OPERATORS = {
@@ -164,8 +171,12 @@ def _calls(node: ast.Call) -> Iterator[ast.expr]:
         turned.func.attr = OPPOSITES[node.func.attr]
         yield turned
     if node.func.attr == "where":
-        new.args[1], new.args[2] = new.args[2], new.args[1]
-        yield new
+        turned = copy.deepcopy(node)
+        if len(turned.args) == 3:
+            turned.args[1], turned.args[2] = turned.args[2], turned.args[1]
+        else:  # the method: one.where(condition, other)
+            turned.func.value, turned.args[1] = turned.args[1], turned.func.value
+        yield turned
     if node.func.attr == "clamp":
         turned = copy.deepcopy(node)
         for keyword in turned.keywords:
@@ -201,15 +212,42 @@ def function_of(mutant: Mutant) -> FunctionType:
 
 def survives(mutant: Mutant | None, module: str) -> bool:
     """Whether a module's tests pass under a mutant (or, without one, as things are), in a fork of this process."""
+    return _passed(os.waitpid(_started(mutant, module), 0)[1], mutant)
+
+
+def each_survives(every: Sequence[Mutant], module: str, jobs: int) -> Iterator[tuple[Mutant, bool]]:
+    """The same of many mutants, so many at a time, as they end."""
+    left, running = list(every)[::-1], {}
+    while left or running:
+        while left and len(running) < jobs:
+            mutant = left.pop()
+            running[_started(mutant, module)] = mutant
+        child, status = os.wait()
+        mutant = running.pop(child)
+        yield mutant, _passed(status, mutant)
+
+
+def _started(mutant: Mutant | None, module: str) -> int:
+    """The process id of a fork that runs the tests; it ends with 0 where they pass."""
     child = os.fork()
     if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(1, 2)
-        signal.alarm(SECONDS)
-        if mutant is not None:
-            function_of(mutant).__code__ = mutant.code
-        os._exit(_run(module))
-    return os.waitpid(child, 0)[1] == 0
+        code = NOT_RUN
+        try:  # nothing may leave the fork but by its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(1, 2)
+            signal.alarm(SECONDS)
+            if mutant is not None:
+                function_of(mutant).__code__ = mutant.code
+            code = _run(module)
+        finally:
+            os._exit(code)
+    return child
+
+
+def _passed(status: int, mutant: Mutant | None) -> bool:
+    if os.waitstatus_to_exitcode(status) == NOT_RUN:
+        raise RuntimeError(f"The tests of {mutant.key if mutant else 'no mutant'} could not be run.")
+    return status == 0
 
 
 def _run(module: str) -> int:
@@ -222,27 +260,29 @@ def _run(module: str) -> int:
     return int(pytest.main([*quiet, PROPERTIES, "-k", laws]) != 0 or pytest.main([*quiet, *own]) != 0)
 
 
-def measured(modules: Sequence[str]) -> dict[str, Any]:
-    """Run every mutant of these modules; prints each that survives."""
+def measured(modules: Sequence[str], jobs: int = 1) -> dict[str, Any]:
+    """Run every mutant of these modules; prints each that survives, and how far it has come."""
     equivalent: dict[str, str] = json.loads(EQUIVALENT.read_text(encoding="utf-8"))
+    every = {module: list(mutants(module, TARGETS[module].split())) for module in modules}
+    told = {mutant.key for each in every.values() for mutant in each}
+    gone = [key for key in equivalent if key.split(".")[0] in modules and key not in told]
+    if gone:
+        raise SystemExit(f"{EQUIVALENT.name} lists mutants that no longer are: {'; '.join(gone)}")
     found: dict[str, Any] = {"mutants": 0, "killed": 0, "equivalent": 0, "survivors": [], "modules": {}}
     for module in modules:
+        start = time.perf_counter()
         if not survives(None, module):
             raise SystemExit(f"The tests of {module} fail without a mutant.")
-        killed, every = 0, list(mutants(module, TARGETS[module].split()))
-        for mutant in every:
-            if mutant.key in equivalent:
-                found["equivalent"] += 1
-            elif survives(mutant, module):
-                found["survivors"].append(mutant.key)
-                sys.stdout.write(f"survived  {mutant.key}\n")
-                sys.stdout.flush()
-            else:
-                killed += 1
-        found["mutants"] += len(every)
-        found["killed"] += killed
-        found["modules"][module] = [killed, len(every)]
-        sys.stdout.write(f"{module}: {killed} of {len(every)} mutants killed\n")
+        tried = [mutant for mutant in every[module] if mutant.key not in equivalent]
+        lived = [mutant.key for mutant, alive in each_survives(tried, module, jobs) if alive]
+        found["equivalent"] += len(every[module]) - len(tried)
+        found["mutants"] += len(every[module])
+        found["killed"] += len(tried) - len(lived)
+        found["survivors"] += sorted(lived)
+        found["modules"][module] = [len(tried) - len(lived), len(tried)]
+        sys.stdout.write("".join(f"survived  {key}\n" for key in sorted(lived)))
+        seconds = time.perf_counter() - start
+        sys.stdout.write(f"{module}: {len(tried) - len(lived)} of {len(tried)} mutants killed, {seconds:.0f} s\n")
         sys.stdout.flush()
     return found
 
@@ -252,13 +292,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found there")
     parser.add_argument("--only", nargs="+", choices=TARGETS, default=list(TARGETS), metavar="MODULE")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time; default: %(default)s")
     given = parser.parse_args(arguments)
     os.chdir(ROOT)
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "SIGHTLINE_PROPERTIES": "mutants"}
     for name in ("torch", "transformers", "hypothesis", "pytest", "beartype", "sightline"):
         importlib.import_module(name)
     start = time.perf_counter()
-    found = measured(given.only) | {"seconds": 0.0}
+    found = measured(given.only, given.jobs) | {"seconds": 0.0}
     found["seconds"] = round(time.perf_counter() - start, 1)
     counted = found["mutants"] - found["equivalent"]
     found["score"] = found["killed"] / counted

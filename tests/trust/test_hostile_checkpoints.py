@@ -105,7 +105,7 @@ BROKEN = {
     "no heads": (edit("config.json", text_config__num_attention_heads=0), CheckpointInvalid, "cannot be loaded"),
     "layers that are not there": (edit("config.json", text_config__num_hidden_layers=6), CheckpointInvalid, "random"),
     "another family": (edit("config.json", model_type="qwen2_vl"), CheckpointInvalid, "not of one model"),
-    "an encoder": (text("config.json", '{"model_type": "clip"}'), CheckpointInvalid, "cannot be loaded"),
+    "an encoder": (text("config.json", '{"model_type": "clip"}'), UnsupportedModel, "'clip' are not served"),
     "a model larger than memory": (text("config.json", '{"model_type": "llava"}'), CheckpointInvalid, "parameters"),
     "generation settings that are words": (
         edit("generation_config.json", max_new_tokens="x"), CheckpointInvalid, "cannot be loaded"

@@ -1,7 +1,7 @@
 """Laws of the algebra: for every `combine` and cut, on any finite or impossible logits. `laws.py` says of which."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import sightline
@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from laws import ANY, LAWS, NEUTRAL, ORDINARY, Law, logits
 from sightline.decoders import contrast
+from sightline.decoders.approximate import Approximate
 from sightline.decoders.plan import Plan, Step
 
 INF = torch.inf
@@ -181,6 +182,66 @@ def test_a_chain_keeps_what_every_part_keeps(data, betas):
     kept = chain.keep(base, [], Step(0, context=context))
     assert kept is not None
     assert kept.equal(contrast.plausible(base, 0.9))
+
+
+@dataclass(frozen=True)
+class Gated(sightline.VCD):
+    """A decoder whose gate opens in the rows it is told, and where its branch says that a row is settled."""
+
+    opens: tuple[bool, ...] | None = None
+    settles: tuple[bool, ...] | None = None
+
+    def gate(self, base, branches, step):
+        return None if self.opens is None else torch.tensor(self.opens)
+
+    def decided(self, base, step):
+        return None if self.settles is None else torch.tensor(self.settles)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4])
+@given(data=st.data(), threshold=st.floats(0, 1.2))
+def test_approximate_leaves_sure_rows_alone(beta, data, threshold):
+    """Sure is what a row's likeliest token is worth with Python's numbers, away from equality."""
+    base, branch = data.draw(logits(2, ORDINARY, impossible=False))
+    told = tuple(data.draw(st.lists(st.booleans(), min_size=len(base), max_size=len(base))))
+    inner = Gated(alpha=1.5, beta=beta, opens=told, settles=told)
+    decoder, step = Approximate(inner, threshold), Step(0)
+    gate = decoder.gate(base, [branch], step)
+    scores, kept = decoder.combine(base, [branch], step), decoder.keep(base, [branch], step)
+    left, decided = decoder.left(base, step), decoder.decided(base, step)
+    exact, plausible = inner.combine(base, [branch], Step(0)), inner.keep(base, [branch], Step(0))
+    assert (kept is None) == (left is None) == (beta == 0)
+    for row, numbers in enumerate(base.tolist()):
+        likeliest = 1 / sum(math.exp(value - max(numbers)) for value in numbers)
+        assume(abs(likeliest - threshold) > 1e-9)
+        sure = likeliest >= threshold
+        assert scores[row].equal(base[row] if sure else exact[row])
+        assert gate[row] == (told[row] and not sure)
+        assert decided[row] == (told[row] or sure)
+        for cuts in (kept, left):
+            assert cuts is None or cuts[row].equal(torch.ones_like(cuts[row]) if sure else plausible[row])
+
+
+@given(st.data(), st.floats(0, 1.2))
+def test_approximate_decides_by_the_base_before_any_gate(data, threshold):
+    """Who is sure is asked once a step; another base that a gate has chosen does not ask anew."""
+    base, other = data.draw(logits(2, ORDINARY, impossible=False))
+    decoder, step = Approximate(Gated(), threshold), Step(0)
+    first = decoder.sure(base, step)
+    assert decoder.gate(base, [], step) is None
+    assert decoder.decided(base, step).equal(first)
+    assert decoder.sure(other, step).equal(first)
+    assert decoder.sure(other, Step(0)).equal(other.softmax(-1).amax(-1) >= threshold)
+
+
+@given(st.data(), BETAS)
+def test_a_row_is_settled_where_the_cut_leaves_one_token(data, beta):
+    (base,) = data.draw(logits(1, ORDINARY, impossible=False))
+    settled, kept = sightline.VCD(beta=beta).decided(base, Step(0)), sightline.VCD(beta=beta).keep(base, [], Step(0))
+    assert (settled is None) == (kept is None) == (beta == 0)
+    if settled is not None:
+        assert settled.tolist() == [sum(row) == 1 for row in kept.tolist()]
+    assert sightline.CutOnly(beta=0.5).decided(base, Step(0)) is None  # its cut asks no branch, and it has none
 
 
 def logs_of(row):

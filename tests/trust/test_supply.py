@@ -3,11 +3,14 @@
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+import offline
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +93,20 @@ def test_tests_keep_the_hub_s_tools_offline():
     assert huggingface_hub.constants.HF_HUB_OFFLINE
 
 
+def test_a_test_that_speaks_to_the_network_is_stopped():
+    for call in (
+        lambda: socket.create_connection(("example.org", 80), 1), lambda: socket.gethostbyname("example.org"),
+        lambda: socket.create_connection(("1.1.1.1", 80), 1), lambda: urllib.request.urlopen("https://example.org"),
+    ):  # fmt: skip
+        with pytest.raises(OSError, match="speaks to the network"):
+            call()
+    assert len(offline.ASKED) == 4
+    offline.ASKED.clear()
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
+        assert socket.getaddrinfo("localhost", 80)
+    assert not offline.ASKED
+
+
 def script(name: str):
     """A script of tests/ as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
@@ -133,3 +150,21 @@ def test_the_versions_that_are_tried_are_those_of_the_project():
         "torch==2.13.0\ntransformers==5.23.0\nhuggingface_hub==2.4.0\nTokenizers==0.24\nnumpy==2.4\n"
     )
     assert kept == "torch==2.13.0\nnumpy==2.4\n"
+
+
+def test_an_environment_that_cannot_be_made_does_not_stop_the_other(monkeypatch, capsys):
+    compat, tried = script("compat"), []
+
+    def environment(which):
+        tried.append(which)
+        if which == "oldest":
+            raise subprocess.CalledProcessError(1, "pip")
+        return Path(sys.executable)
+
+    monkeypatch.setattr(compat, "environment", environment)
+    monkeypatch.setattr(compat, "run", lambda *command: None)
+    monkeypatch.setattr(compat.subprocess, "run", lambda command, **settings: subprocess.CompletedProcess(command, 0))
+    assert compat.main([]) == 1
+    assert tried == ["oldest", "newest"]
+    assert "The environment of the oldest transformers could not be made" in capsys.readouterr().out
+    assert compat.main(["newest"]) == 0

@@ -9,11 +9,15 @@ is the cache that the whole call would have made.
 
 What columns have in common is seen in what enters the decoder (embeddings, DeepStack features), masks and positions,
 bit for bit. An encoder that reads the question (a Q-Former) leaves nothing in common.
+
+An attachment does so for the rows of one prompt, where CG-VLM's coalitions with one image have all before the question
+in common; the harness does so for those of a batch, where questions about one image stand side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +25,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from ..decoders.rows import columns_of, takes_whole_mask
 from ..models.adapter import Adapter
 from ..models.resting import own_columns, resting
+from .rows import columns_of, takes_whole_mask
 
 SPARED = 0.25
-"""Share of a call's columns that has to be spared for two calls to be worth it."""
+"""Share of a call's columns that has to be spared for two calls to be worth it, and on an accelerator ..."""
+LEAST = 512
+"""... how many: a second call reads all weights again, in which time that many columns could be worked out."""
 _PASSED_ON = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "visual_pos_masks", "cache_position")
 
 
@@ -46,17 +52,24 @@ class Beginnings:
     group: Tensor
     shift: Tensor
 
+    @property
+    def spared(self) -> int:
+        """Columns that are not run, padding included, rows times columns."""
+        return (len(self.group) - len(self.rows)) * self.columns
+
 
 class PrefilledOnce:
     """A text decoder's forward with common beginnings run once.
 
     Args:
         adapter: of the model.
+        told: is given each split of a call, as it is run.
     """
 
-    def __init__(self, adapter: Adapter):
+    def __init__(self, adapter: Adapter, told: Callable[[Beginnings], None] = lambda found: None):
         self.module = adapter.decoder
         self._adapter = adapter
+        self._told = told
         self._asked = 0
         self._run = 0
 
@@ -78,6 +91,7 @@ class PrefilledOnce:
         if found is None:
             self._run += int(mask.sum())
             return plain(**kwargs)
+        self._told(found)
         first, last = self._first(kwargs, found), self._last(kwargs, found)
         self._run += int(mask[found.rows, : found.columns].sum()) + int(mask[:, found.columns :].sum())
         with resting(self.module.modules()):
@@ -126,6 +140,25 @@ class PrefilledOnce:
         return _part(kwargs, torch.arange(len(found.group)), slice(found.columns, width), seen=width)
 
 
+@contextmanager
+def prefilled_once(adapter: Adapter, told: Callable[[Beginnings], None]) -> Iterator[None]:
+    """Inside, the decoder of `adapter` runs common beginnings once, unless its forward is another's to replace."""
+    module = adapter.decoder
+    if "forward" in vars(module) or not PrefilledOnce.serves(adapter):
+        yield
+        return
+    once, plain = PrefilledOnce(adapter, told), module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return once(plain, *args, **kwargs)
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
 def _mask(kwargs: Mapping[str, Any]) -> Tensor:
     """Which columns of a call are seen, `[rows, columns]` of bool; all where that is not known."""
     mask, columns = kwargs.get("attention_mask"), columns_of(kwargs)
@@ -149,13 +182,18 @@ def beginnings(adapter: Adapter, kwargs: Mapping[str, Any], mask: Tensor, own: i
     lengths = (width - starts).tolist()
     tried = [_grouped(lengths, same, least, own) for least in {*same, width}]
     groups, ending = min(tried, key=lambda way: _cost(way, rows, width))
-    columns = width - ending
-    if columns < 1 or _cost((groups, ending), rows, width) > (1 - SPARED) * rows * width:
+    columns, spared = width - ending, rows * width - _cost((groups, ending), rows, width)
+    least = max(SPARED * rows * width, LEAST if _accelerated(mask) else 0)
+    if columns < 1 or spared < least:
         return None
     chosen = torch.tensor([max(group, key=lambda row: lengths[row]) for group in groups])
     group = torch.tensor([number for number, group in enumerate(groups) for _ in group])
     each = torch.tensor(lengths)
     return Beginnings(columns, chosen, group, each[chosen][group] - each)
+
+
+def _accelerated(tensor: Tensor) -> bool:
+    return tensor.device.type != "cpu"
 
 
 Groups = list[list[int]]
