@@ -68,19 +68,35 @@ def check_free(decoder: nn.Module) -> None:
 
 @contextmanager
 def guarded(adapter: Adapter, who: str) -> Iterator[None]:
-    """Inside, the model refuses what the strategy `who` cannot serve, before the first forward."""
+    """Inside, the model refuses what the strategy `who` cannot serve, before the first forward.
+
+    With a static cache on an accelerator, `generate()` compiles the whole model unasked, for CUDA graphs, which were
+    not tried with hooks between them. Inside, it does so only where a `compile_config` asks for it.
+    """
     model: Any = adapter.model
-    held = {name: vars(model).get(name) for name in ("generate", "init_continuous_batching")}
+    owner: Any = adapter.owner
+    wrapped = [(model, "generate"), (model, "init_continuous_batching"), (owner, "get_compiled_call")]
+    held = [(module, name, vars(module).get(name)) for module, name in wrapped]
+    if hasattr(owner, "get_compiled_call"):
+        owner.get_compiled_call = _only_if_asked(owner, owner.get_compiled_call)
     if hasattr(model, "init_continuous_batching"):
         model.init_continuous_batching = _refusing_batches(model.init_continuous_batching, who)
     model.generate = _checked(model, model.generate, adapter, who)
     try:
         yield
     finally:
-        for name, before in held.items():
-            vars(model).pop(name, None)
+        for module, name, before in held:
+            vars(module).pop(name, None)
             if before is not None:
-                vars(model)[name] = before
+                vars(module)[name] = before
+
+
+def _only_if_asked(owner: Any, compiled: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(compiled)
+    def get_compiled_call(compile_config: Any) -> Any:
+        return owner.__call__ if compile_config is None else compiled(compile_config)
+
+    return get_compiled_call
 
 
 def _checked(model: Any, run: Callable[..., Any], adapter: Adapter, who: str) -> Callable[..., Any]:
@@ -128,6 +144,12 @@ def refuse(given: Mapping[str, Any], adapter: Adapter, who: str) -> None:
             )
     if asked("cache_implementation") == "paged":
         raise _batches(who)
+    if getattr(asked("compile_config"), "fullgraph", False) and not asked("disable_compile"):
+        raise UnsupportedMode(
+            f"{who} cannot be combined with fullgraph=True: its hooks stand between compiled graphs.",
+            "Leave fullgraph out of compile_config, or compile the text decoder in place: "
+            "model.get_decoder().compile().",
+        )
     if asked("prefill_chunk_size") is not None and adapter.image_inputs and not PIECES:
         raise UnsupportedMode(
             f"{who} cannot be combined with prefill_chunk_size: transformers {transformers.__version__} loses the "

@@ -17,7 +17,7 @@ from ...decoders import Strategy
 from ..errors import UsageError
 from ..listing import table
 from ..records import write_atomic, write_json
-from . import agreement, analytic, questions, show
+from . import agreement, analytic, compiled, questions, show
 from .configs import SHAPES
 from .contenders import Contender, decoder, guidance, naive, plain
 from .measure import counts, measure
@@ -62,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=int, default=32, metavar="N", help="that --questions asks about; default: %(default)s"
     )
+    parser.add_argument(
+        "--compile", nargs="?", const="inductor", metavar="BACKEND",
+        help="each decoder beside itself with its text decoder compiled in place and a static cache; "
+        "a backend of torch.compile, default: %(const)s",
+    )  # fmt: skip
     parser.add_argument("--analytic", action="store_true", help="predict at full size by arithmetic; nothing is timed")
     parser.add_argument(
         "--bandwidth", type=float, default=H100["bandwidth"], metavar="GB/S", help="default: %(default)s"
@@ -89,6 +94,8 @@ def run(given: argparse.Namespace, command: Sequence[str]) -> int:
             dtype="float32" if given.analytic else given.dtype, weights=given.weights, narrow=given.analytic,
         )  # fmt: skip
         with asked.endless():
+            if given.compile:
+                return _compile(given, asked, command)
             contenders = _contenders(given, asked)
             if given.analytic:
                 return _predict(given, asked, contenders, command)
@@ -112,6 +119,26 @@ def _measure(given: argparse.Namespace, asked: Subject, contenders: Sequence[Con
         write_atomic(folder / "bench.md", show.markdown(text))
         write_atomic(folder / "bench.svg", show.drawing(found, _title(asked)))
         sys.stdout.write("".join(f"{folder / f'bench.{kind}'}\n" for kind in ("json", "md", "svg")))
+    return 0
+
+
+def _compile(given: argparse.Namespace, asked: Subject, command: Sequence[str]) -> int:
+    given.decoders = given.decoders or (["vcd", "code", "decore"] if asked.sees else ["cad", "decore"])
+    pairs = [compiled.Pair(plain(asked), plain(asked, **compiled.STATIC))]
+    for strategy in _strategies(given, asked):
+        eager = decoder(asked, strategy, given.branching)
+        pairs.append(compiled.Pair(eager, decoder(asked, strategy, given.branching, **compiled.STATIC)))
+    found = compiled.compare(pairs, asked.loaded.adapter, given.compile, given.rounds, _told)
+    where, text = show.machine(asked.loaded.model.device), compiled.shown(found)
+    sys.stdout.write(
+        f"{_title(asked)}; {_where(where)}; torch.compile by {given.compile}; {given.rounds} rounds, "
+        f"median [quartiles]\n\n{text}"
+    )
+    if given.out:
+        held = {"schema": 1, "command": list(command), "machine": where, "backend": given.compile}
+        write_json(Path(given.out) / "compiled.json", {**held, "found": compiled.as_json(found)})
+        write_atomic(Path(given.out) / "compiled.md", show.markdown(text))
+        sys.stdout.write("".join(f"{Path(given.out) / f'compiled.{kind}'}\n" for kind in ("json", "md")))
     return 0
 
 
@@ -251,6 +278,8 @@ def _check(given: argparse.Namespace) -> None:
         value = getattr(given, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be 1 or more, got {value}.")
+    if given.compile:
+        compiled.check_backend(given.compile)
     if given.profile and given.new_tokens < 3:
         raise UsageError("--profile looks at the third token and later ones.", "Give --new-tokens 3 or more.")
     if given.questions and given.model in SHAPES and given.weights == "random":

@@ -363,3 +363,17 @@ def test_what_is_missing_is_said_before_the_first_forward(llava, processor, batc
 def test_a_description_longer_than_the_image_needs_a_cache_that_grows(llava, processor, batch):
     with pytest.raises(errors.UnsupportedMode, match="does not fit a static cache"):
         generate(llava, decoder(desc_max_new_tokens=20), batch(2), processor, cache_implementation="static")
+
+
+def test_where_the_cut_follows_from_the_image_alone():
+    """A fixed one does, to the end of its range; an adaptive one asks the description, and none is none."""
+    base, described = numbers([[0, 2, 2], [0, 1, 3]]), numbers([[3, 0, 0], [1, 1, 1]])
+    step = Step(0, context={"described": torch.tensor([[True], [False]])})
+    strict, loose, none, asks = CODE(**FIXED, beta=1.0), CODE(**FIXED, beta=0.0), CODE(**NEUTRAL), CODE()
+    for keep in (strict.left(base, step), strict.keep(base, [described], step)):
+        assert keep.tolist() == [[False, True, True], [True, True, True]]
+    for decoder in (loose, none):
+        assert decoder.left(base, step) is None
+        assert decoder.keep(base, [described], step) is None
+    assert asks.left(base, step) is None
+    assert asks.keep(base, [described], step).tolist() == [[False, True, True], [True, True, True]]

@@ -1,5 +1,6 @@
 """`sightline bench`: counts by hand, no waiting for the device, naive passes that say the same, and its files."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from sightline import decoders
-from sightline.eval.bench import command, show
+from sightline.eval.bench import command, compiled, show
 from sightline.eval.bench import measure as measuring
 from sightline.eval.bench.contenders import decoder, naive, plain
 from sightline.eval.bench.counting import counted
@@ -15,6 +16,7 @@ from sightline.eval.bench.measure import Round, Spread, Timed, counts, ratios
 from sightline.eval.bench.operations import decode_step
 from sightline.eval.bench.subject import Shape, subject
 from sightline.eval.cli import main
+from sightline.eval.errors import UsageError
 from transformers import StoppingCriteriaList
 
 DOCS = Path(__file__).parents[2] / "docs" / "speed.md"
@@ -158,9 +160,73 @@ def test_files_of_a_benchmark(tmp_path, capsys):
     assert show.markdown("a  b\n1  2\n").count("|") > 4
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, as it loads inductor
+@pytest.mark.parametrize(
+    ("model", "names"), [("tiny-llava", ("vcd", "code", "decore")), ("tiny-llama", ("cad", "decore"))]
+)
+def test_compiled_beside_eager(tmp_path, capsys, model, names):
+    asked = [model, "--weights", "real", "--compile", "eager", "--rounds", "2", "--new-tokens", "5"]
+    assert main(["bench", *asked, "--description-tokens", "4", "--dtype", "float32", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "torch.compile by eager" in printed
+    held = json.loads((tmp_path / "compiled.json").read_text())
+    assert [each["eager"]["name"] for each in held["found"]] == ["greedy generate()", *names]
+    for each in held["found"]:
+        assert (each["changed"], each["tokens"]) == (0, 5)
+        assert each["graphs"] >= 1
+        assert each["later"] == 0
+        assert len(each["eager"]["rounds"]) == len(each["compiled"]["rounds"]) == 2
+        quotients = [
+            its["each"] / mine["each"]
+            for mine, its in zip(each["eager"]["rounds"], each["compiled"]["rounds"], strict=True)
+        ]
+        assert each["compiled_to_eager"]["median"] == pytest.approx(sum(quotients) / 2)
+        assert each["eager"]["name"] in printed
+    assert (tmp_path / "compiled.md").read_text().startswith("|")
+
+
+def test_eager_rounds_run_no_compiled_code_and_compiled_ones_do(tiny):
+    """A backend that counts its runs; changed tokens are counted against the eager answer."""
+    adapter, runs, noted = tiny.loaded.adapter, [], []
+
+    def backend(graph, inputs):
+        def run(*args):
+            runs.append(1)
+            return graph.forward(*args)
+
+        return run
+
+    def noting(name, contender):
+        def run(criteria):
+            before, found = len(runs), contender.run(criteria)
+            noted.append((name, len(runs) > before))
+            return found + (name == "compiled")  # another token everywhere
+
+        return dataclasses.replace(contender, run=run)
+
+    pair = compiled.Pair(noting("eager", plain(tiny)), noting("compiled", plain(tiny, **compiled.STATIC)))
+    (found,) = compiled.compare([pair], adapter, backend, 2)
+    assert sorted(set(noted)) == [("compiled", True), ("eager", False)]
+    assert (found.changed, found.tokens) == (5, 5)
+    assert found.first_call > 0
+    assert adapter.decoder._compiled_call_impl is None
+
+
+def test_a_backend_that_cannot_compile_is_told_of(tiny):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler found")
+
+    pair = compiled.Pair(plain(tiny), plain(tiny, **compiled.STATIC))
+    with pytest.raises(UsageError, match="cannot compile here") as found:
+        compiled.compare([pair], tiny.loaded.adapter, broken, 1)
+    assert "aot_eager" in found.value.hint
+    assert tiny.loaded.adapter.decoder._compiled_call_impl is None
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (["tiny-llava", "--compile", "inductr"], "no backend 'inductr'"),
         (["tiny-llava", "--rounds", "0"], "--rounds must be 1 or more"),
         (["tiny-llava", "--decoders", "vdc"], "vcd"),
         (["tiny-llava", "--analytic"], "--analytic knows the sizes of"),

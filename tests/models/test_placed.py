@@ -9,7 +9,8 @@ from kernels import python_unpack
 from sightline.eval.scenes import draw_scene
 from sightline.models import errors
 from sightline.models.auto import SHIPPED
-from transformers import AutoModelForImageTextToText, QuantoConfig
+from torch._dynamo.utils import counters
+from transformers import AutoModelForImageTextToText, CompileConfig, QuantoConfig
 
 FOLDER = SHIPPED / "tiny-llava"
 STRATEGIES = {
@@ -76,6 +77,53 @@ def test_a_decoder_compiled_in_place_gives_the_same_tokens(tiny, backend, keys):
     for key in keys:
         assert tokens(compiled, tiny, key) == tokens(tiny[0].model, tiny, key), key
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def accelerator(tiny):
+    """A model that `generate()` compiles as it does on accelerators, whenever its cache is static."""
+    torch._dynamo.reset()
+    counters.clear()
+    model = copy.deepcopy(tiny[0].model)
+    model._valid_auto_compile_criteria = lambda kwargs, config: True
+    yield model
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("key", ["vcd", "decore", "causalmm", "code"])
+def test_what_generate_compiles_when_asked_keeps_its_hooks(accelerator, tiny, key):
+    """Plain text compiled first, without hooks; then under a strategy, twice; then plain again."""
+    asked = {"cache_implementation": "static", "compile_config": CompileConfig(backend="eager", mode=None)}
+    settings = {"max_new_tokens": 12, "do_sample": False, **asked}
+    expected, answered = tokens(tiny[0].model, tiny, key, disable_compile=True), plain(tiny[0].model, tiny)
+    assert accelerator.generate(**tiny[1], **settings).tolist() == answered
+    alone = counters["stats"]["unique_graphs"]
+    assert alone
+    assert tokens(accelerator, tiny, key, **asked) == expected
+    together = counters["stats"]["unique_graphs"]
+    assert together > alone, "nothing was compiled"
+    assert tokens(accelerator, tiny, key, **asked) == expected
+    assert counters["stats"]["unique_graphs"] == together, "an attachment compiles anew what another one had"
+    assert accelerator.generate(**tiny[1], **settings).tolist() == answered
+
+
+def test_generate_compiles_nothing_unasked_while_attached(accelerator, tiny, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda call, **settings: compiled.append(call) or call)
+    static = {"cache_implementation": "static"}
+    assert tokens(accelerator, tiny, "vcd", **static) == tokens(tiny[0].model, tiny, "vcd", disable_compile=True)
+    assert not compiled
+    assert "get_compiled_call" not in vars(accelerator)
+    assert accelerator.generate(**tiny[1], max_new_tokens=12, do_sample=False, **static).tolist() == plain(
+        tiny[0].model, tiny
+    )
+    assert len(compiled) == 1, "the fixture asks for what accelerators do"
+
+
+def test_one_graph_is_refused(tiny):
+    whole = CompileConfig(backend="eager", mode=None, fullgraph=True)
+    with pytest.raises(errors.UnsupportedMode, match="fullgraph"):
+        tokens(tiny[0].model, tiny, "vcd", cache_implementation="static", compile_config=whole)
 
 
 def around(model):

@@ -222,6 +222,13 @@ def test_approximate_leaves_sure_rows_alone(beta, data, threshold):
             assert cuts is None or cuts[row].equal(torch.ones_like(cuts[row]) if sure else plausible[row])
 
 
+def test_approximate_is_sure_at_its_threshold():
+    """Equality counts: even chances of two are 0.5, one possible token is 1."""
+    base = torch.tensor([[2.0, 2.0], [3.0, -INF], [1.0, 1.5]])
+    found = {threshold: Approximate(Gated(), threshold).sure(base, Step(0)).tolist() for threshold in (0.5, 1.0)}
+    assert found == {0.5: [True, True, True], 1.0: [False, True, False]}
+
+
 @given(st.data(), st.floats(0, 1.2))
 def test_approximate_decides_by_the_base_before_any_gate(data, threshold):
     """Who is sure is asked once a step; another base that a gate has chosen does not ask anew."""
