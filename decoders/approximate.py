@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..models.errors import InvalidParameter
 from .plan import Plan, Prompt, Refinement, Request, Step
-from .strategy import Strategy
+from .strategy import Strategy, is_finite
 
 if TYPE_CHECKING:
     from ..models.adapter import Adapter
@@ -59,8 +59,7 @@ class Approximate(Strategy):
     threshold: float = 0.9
 
     def __post_init__(self) -> None:
-        number = isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool)
-        if not number or not 0 <= self.threshold < float("inf"):
+        if not is_finite(self.threshold) or self.threshold < 0:
             raise InvalidParameter(
                 f"approximate must be a probability from 0, or None, got {self.threshold!r}.",
                 "Use 0.9; None decodes exactly.",

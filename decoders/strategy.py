@@ -143,6 +143,16 @@ class Strategy:
             raise InvalidParameter(f"{self.key}: {name} must be {rule}, got {getattr(self, name)!r}.", remedy)
 
 
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
 def _coerce(strategy: Strategy, name: str, kind: str) -> Any:
     """The field's value with its declared type: ints become floats where a float is asked for, nothing else moves."""
     value: Any = getattr(strategy, name)
@@ -150,8 +160,7 @@ def _coerce(strategy: Strategy, name: str, kind: str) -> Any:
     if value is None and optional:
         return value
     if kind.startswith("float"):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        strategy.check(number, name, "a finite number")
+        strategy.check(is_finite(value), name, "a finite number")
         return float(value or 0)
     if kind.startswith("int"):
         strategy.check(isinstance(value, int) and not isinstance(value, bool), name, "a whole number")

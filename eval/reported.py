@@ -6,11 +6,11 @@ a run made with a preset has the same answers as one made with the same settings
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..decoders.strategy import is_finite
 from .errors import ConfigError, unknown
 
 SECTION = "reported"
@@ -85,7 +85,7 @@ def reported(section: Any) -> Reported | None:
         if held.get(name) is not None:
             _text(f"{SECTION}.{name}", held[name])
     scale = held.get("scale", 1)
-    if not _is_number(scale) or scale <= 0:
+    if not is_finite(scale) or scale <= 0:
         raise ConfigError(f"{SECTION}.scale must be a number above 0, got {scale!r}.", "Use 100 for percent, else 1.")
     rows = tuple(_row(place, row) for place, row in enumerate(_list("rows", held.get("rows") or ()), start=1))
     if bool(rows) == bool(held.get("missing")):
@@ -109,7 +109,7 @@ def _row(place: int, value: Any) -> Row:
         raise ConfigError(f"{where}: n must be a whole number above 0, got {n!r}.")
     values = {str(name): number for name, number in held.items() if name not in _ROW}
     for name, number in values.items():
-        if not _is_number(number):
+        if not is_finite(number):
             raise ConfigError(f"{where}: {name} must be a number, got {number!r}.")
     if not values:
         raise ConfigError(f"{where} holds no number.", "Write them as metric: number, such as accuracy: 87.73.")
@@ -131,7 +131,3 @@ def _list(name: str, value: Any) -> Sequence[Any]:
 def _text(where: str, value: Any) -> None:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{where} must be text, got {value!r}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from math import prod
+from operator import index
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -106,8 +107,8 @@ def _numbers_in(file: Path) -> int:
     try:
         header: Mapping[str, Any] = json.loads(content)
         held = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        end = max((tensor["data_offsets"][1] for tensor in held), default=0)
-        count = sum(prod(tensor["shape"]) for tensor in held)
+        end = index(max((tensor["data_offsets"][1] for tensor in held), default=0))
+        count = index(sum(prod(tensor["shape"]) for tensor in held))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise CheckpointInvalid(f"{str(file)!r} is no safetensors file: {_told(error)}.", _ANEW) from error
     if end != size - 8 - length:
@@ -115,7 +116,7 @@ def _numbers_in(file: Path) -> int:
             f"{str(file)!r} is cut short, or has too much: {8 + length + end:,} bytes would be right, not {size:,}.",
             _ANEW,
         )
-    return int(count)
+    return count
 
 
 def broken(name: str, error: Exception) -> CheckpointInvalid:

@@ -93,6 +93,7 @@ def plain_greedy(model: Any, max_new_tokens: int) -> GenerationConfig:
         no_repeat_ngram_size=0,
         min_new_tokens=0,
         max_new_tokens=max_new_tokens,
+        disable_compile=True,  # a static cache of the checkpoint's settings would have the model compiled for it
         return_dict_in_generate=False,
         use_cache=True,
         bos_token_id=own.bos_token_id,

@@ -75,17 +75,15 @@ def check_backend(name: str) -> None:
     Raises:
         UsageError: there is none of this name.
     """
-    known = torch.compiler.list_backends(exclude_tags=())
-    if name not in known:
-        raise UsageError(
-            f"--compile names {name!r}, which is no backend of torch.compile.", f"Known: {', '.join(known)}."
-        )
+    if name not in torch.compiler.list_backends(exclude_tags=()):
+        usual = ", ".join(["aot_eager", "eager", *torch.compiler.list_backends()])
+        raise UsageError(f"--compile names {name!r}, which is no backend of torch.compile.", f"Known: {usual}.")
 
 
 def compare(
     pairs: Sequence[Pair],
     adapter: Adapter,
-    backend: str,
+    backend: str | Callable[..., Any],
     rounds: int,
     told: Callable[[str], None] = lambda line: None,
 ) -> list[Compiled]:
@@ -94,7 +92,7 @@ def compare(
     Args:
         pairs: greedy first.
         adapter: of the model; its decoder is as before afterwards.
-        backend: of `torch.compile`.
+        backend: of `torch.compile`, by name or a function.
         rounds: how often each is timed, after two runs to warm up.
         told: gets a line for each contender, and as each round ends.
 
@@ -120,7 +118,7 @@ def compare(
 
 
 @contextmanager
-def _compiling(adapter: Adapter, backend: str) -> Iterator[Callable[[bool], None]]:
+def _compiling(adapter: Adapter, backend: str | Callable[..., Any]) -> Iterator[Callable[[bool], None]]:
     """Inside, the decoder has compiled code, which the function given turns on and off."""
     decoder: Any = adapter.decoder
     held = decoder._compiled_call_impl

@@ -226,7 +226,7 @@ def test_a_backend_that_cannot_compile_is_told_of(tiny):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["tiny-llava", "--compile", "inductr"], "no backend 'inductr'"),
+        (["tiny-llava", "--compile", "inductr"], "'inductr', which is no backend"),
         (["tiny-llava", "--rounds", "0"], "--rounds must be 1 or more"),
         (["tiny-llava", "--decoders", "vdc"], "vcd"),
         (["tiny-llava", "--analytic"], "--analytic knows the sizes of"),
