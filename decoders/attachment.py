@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 from ..models.adapter import Adapter
 from ..models.attention import LayerState, installed
 from ..models.errors import AttachmentClosed, AttachmentReused, NotContrasted, UnsupportedMode
+from ..models.versions import CACHE
 from .branching import Branching, choose
 from .contrast import cut, widen
 from .deferring import all_settled, deferrable
@@ -227,7 +228,7 @@ class Attachment(LogitsProcessor):
         self._running.owner_kwargs = kwargs
         if self.stats.forwards:
             return
-        self._past = check_cache(kwargs.get("past_key_values"), self.plan, self._running, self.strategy.key) or 0
+        self._past = check_cache(kwargs.get(CACHE), self.plan, self._running, self.strategy.key) or 0
         self._attached.check(kwargs, self._past, scored=bool(self._scored))
 
     def _image_hooks(self) -> list[RemovableHandle]:
@@ -249,9 +250,9 @@ class Attachment(LogitsProcessor):
         if self._contrasted > self._vouched:
             raise not_passed()
         if self._scored:  # generate() keeps a cache for embeddings whatever it is told
-            kwargs = {**kwargs, "past_key_values": None, "use_cache": False}
+            kwargs = {**kwargs, CACHE: None, "use_cache": False}
         self._rows, columns = columns_of(kwargs).shape[:2]
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         past = self._past if cache is not None else 0
         self._check_step(cache, columns)
         called = runner.before(kwargs, past, cache)

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from ..models.versions import CACHE
 from .plan import Plan, Request, Step
 from .strategy import Strategy
 
 _AXES = {"input_ids": 1, "inputs_embeds": 1, "position_ids": -1, "cache_position": 0}
 """Arguments of a decoder that hold something for each column, and the axis of the columns."""
-_WHOLE = ("attention_mask", "past_key_values")
+_WHOLE = ("attention_mask", CACHE)
 
 
 def deferrable(strategy: Strategy, plan: Plan, request: Request) -> bool:

@@ -22,6 +22,7 @@ from transformers.cache_utils import Cache, QuantizedLayer
 
 from ..models.adapter import Adapter
 from ..models.errors import AttachmentError, NotContrasted, UnsupportedMode
+from ..models.versions import PIECES
 from .in_sequence import SequentialRunner
 from .plan import Plan
 from .rows import takes_whole_mask
@@ -33,8 +34,6 @@ LOOPS = ("dola_layers", "penalty_alpha", "num_beam_groups", "constraints", "forc
 """Arguments that hand generation to a loop from a repository of the hub."""
 SECOND = ("guidance_scale",)
 """Arguments that call the model a second time within a step."""
-PIECES = tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (5, 23)
-"""Whether a prompt with images may be prefilled in pieces; older versions of transformers lose the images."""
 _NEUTRAL = {"guidance_scale": 1, "num_beam_groups": 1}
 """Numbers that switch an argument off, beside 0."""
 
@@ -156,7 +155,7 @@ def refuse(given: Mapping[str, Any], adapter: Adapter, who: str) -> None:
             "images of a prompt that it takes in pieces.",
             "Leave it out, or install transformers 5.23 or newer.",
         )
-    if asked("use_cache") is False and forgets_types(adapter):
+    if asked("use_cache") is False and asked("max_new_tokens") != 1 and forgets_types(adapter):
         raise UnsupportedMode(
             f"{who} cannot be combined with use_cache=False: without a cache, transformers {transformers.__version__} "
             f"counts the tokens that a {type(adapter.model).__name__} generates as part of its prompt.",

@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 
 from ..models.adapter import Adapter
 from ..models.attention import LayerState
+from ..models.versions import CACHE
 from .rows import (
     axes_of,
     base_rows,
@@ -74,7 +75,7 @@ class RowsRunner(Runner):
         kwargs, past, cache = self._called
         with self.own_call():
             self.refine(kwargs, cache)
-            call = {**self._compose(pending, kwargs, past, cache), "past_key_values": self._spare}
+            call = {**self._compose(pending, kwargs, past, cache), CACHE: self._spare}
             self._announce(pending, past + columns_of(kwargs).shape[1])
             extra = self.adapter.decoder(**call)
         each = rows_of(kwargs)
@@ -91,7 +92,7 @@ class RowsRunner(Runner):
     def logits(self, output: Any, rows: int) -> tuple[Tensor, ...]:
         streams = output.logits[:, -self.columns :].split(rows)
         for name, value in output.items():
-            if name != "past_key_values":
+            if name != CACHE:
                 output[name] = base_rows(value, rows)
         return streams
 
@@ -150,11 +151,9 @@ class RowsRunner(Runner):
             self.check_whole_prompt(kwargs, "A branch of another length")
         generated = base.shape[1] - self.width
         width = self.longest + generated
-        joined = repeat_call(kwargs, len(streams))
-        if kwargs.get("inputs_embeds") is not None:
-            entering = self.adapter.entering(kwargs)
-            each = [stream.columns(entering, past, self.width) for stream in streams]
-            joined = self.adapter.entered(joined, pad_left(each, width))
+        entering = self.adapter.entering(kwargs)
+        each = [stream.columns(entering, past, self.width) for stream in streams]
+        joined = self.adapter.entered(repeat_call(kwargs, len(streams)), pad_left(each, width))
         joined["attention_mask"] = self._masks(streams, rows, generated).to(base.device)
         joined["position_ids"] = self._positions(streams, rows, generated, axes_of(kwargs)).to(base.device)
         image = pad_left([s.image.repeat_interleave(rows // len(s.image), dim=0) for s in streams], self.longest)

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 
 from ..models.adapter import Adapter
 from ..models.attention import LayerState
+from ..models.versions import CACHE
 from .deferring import Backlog
 from .rows import axes_of, columns_of, layers_copied, rows_of, settle_newest, split_last
 from .runner import Runner, Stream
@@ -124,7 +125,7 @@ class SequentialRunner(Runner):
             return kwargs
         stream, cache = self.streams[self._current], self.caches[self._current]
         # an owner that makes masks itself made them for a cache that the base has filled since
-        kwargs = {**kwargs, "past_key_values": cache, "attention_mask": self._called.get("attention_mask")}
+        kwargs = {**kwargs, CACHE: cache, "attention_mask": self._called.get("attention_mask")}
         if stream.fork and self._last_only:
             return self._windowed(split_last(kwargs)[1], self._current)
         if self._past == 0:

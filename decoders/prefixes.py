@@ -27,6 +27,7 @@ from transformers.cache_utils import DynamicCache
 
 from ..models.adapter import Adapter
 from ..models.resting import own_columns, resting
+from ..models.versions import CACHE
 from .rows import columns_of, takes_whole_mask
 
 SPARED = 0.25
@@ -96,7 +97,7 @@ class PrefilledOnce:
         self._run += int(mask[found.rows, : found.columns].sum()) + int(mask[:, found.columns :].sum())
         with resting(self.module.modules()):
             plain(**first)
-        spread(kwargs["past_key_values"], found)
+        spread(kwargs[CACHE], found)
         output = plain(**last)
         own = output["last_hidden_state"]
         output["last_hidden_state"] = torch.nn.functional.pad(own, (0, 0, found.columns, 0))
@@ -110,11 +111,11 @@ class PrefilledOnce:
 
     def _is_prefill(self, kwargs: Mapping[str, Any]) -> bool:
         """Whether a call begins a sequence. Without a cache every call does, and runs everything."""
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         return cache is not None and columns_of(kwargs).shape[1] > 1 and cache.get_seq_length() == 0
 
     def _can_be_cut(self, kwargs: Mapping[str, Any]) -> bool:
-        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        cache, mask = kwargs.get(CACHE), kwargs.get("attention_mask")
         unknown = (
             name
             for name, value in kwargs.items()

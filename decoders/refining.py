@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from ..models.adapter import Adapter
 from ..models.attention import LayerState
+from ..models.versions import CACHE
 from .plan import Altered, Plan, Prompt, Reading, Refinement
 from .readings import base_probes
 from .rows import pad_left, pad_positions, positions_of
@@ -96,7 +97,7 @@ class Refiner:
         image = self._adapter.image_mask(ids)
         runner.present((0,), [image], ids.shape[1])
         call = self._adapter.decoder_inputs({**self._inputs, **prompt})
-        self._adapter.decoder(**{**call, "use_cache": False, "past_key_values": None})
+        self._adapter.decoder(**{**call, "use_cache": False, CACHE: None})
         return Reading(self._last_rows(ids.shape[1]), image)
 
     def _read_on(self, runner: Runner, prompt: Mapping[str, Any], cache: Cache, shared: Sequence[int]) -> Reading:
@@ -115,7 +116,7 @@ class Refiner:
             inputs_embeds=self._adapter.decoder.get_input_embeddings()(tail),
             attention_mask=joined,
             position_ids=self._tail_positions(prompt, joined, shared, longest),
-            past_key_values=cache,
+            **{CACHE: cache},
             use_cache=True,
         )
         return Reading(self._last_rows(joined.shape[1]), image)

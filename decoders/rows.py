@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ..models.adapter import Adapter
 from ..models.attention import NAME
+from ..models.versions import CACHE
 
 PER_ROW = ("input_ids", "inputs_embeds", "attention_mask", "visual_pos_masks")
 PER_IMAGE_TOKEN = ("visual_pos_masks", "deepstack_visual_embeds")
@@ -103,7 +104,8 @@ def places_on(places: Tensor, rows: int, generated: int) -> Tensor:
 def split_last(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A prefill call in two: all columns but the last, and the last one alone (which must not be an image token)."""
     first, last = dict(kwargs), dict(kwargs)
-    width = columns_of(kwargs).shape[1]
+    fixed = bool(getattr(kwargs.get(CACHE), "is_compileable", False))  # buffers may be as wide as a prompt
+    width = None if fixed else columns_of(kwargs).shape[1]
     for name in ("input_ids", "inputs_embeds", "visual_pos_masks"):
         if isinstance(kwargs.get(name), Tensor):
             first[name], last[name] = kwargs[name][:, :-1], kwargs[name][:, -1:]
@@ -115,7 +117,7 @@ def split_last(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     return first, last
 
 
-def _mask_part(mask: Any, width: int, *, last: bool) -> Any:
+def _mask_part(mask: Any, width: int | None, *, last: bool) -> Any:
     """The mask of the first columns or the last one: 2-D `[rows, keys]`, 4-D `[rows, 1, q, keys]`, dicts of them."""
     if isinstance(mask, Mapping):
         return {key: _mask_part(item, width, last=last) for key, item in mask.items()}
@@ -166,8 +168,8 @@ def select_cache_rows(cache: Any, rows: Tensor) -> None:
             tensor = getattr(layer, name, None)
             if isinstance(tensor, Tensor) and tensor.numel():
                 setattr(layer, name, tensor.index_select(0, rows.to(tensor.device)))
-        if hasattr(layer, "max_batch_size"):
-            layer.max_batch_size = len(rows)
+        if hasattr(layer, "batch_size"):
+            layer.batch_size = len(rows)
 
 
 def reordering(reorder: Callable[..., Any], streams: int) -> Callable[[Tensor], Any]:
@@ -188,8 +190,8 @@ def join_caches(cache: Any, other: Any, order: Tensor) -> None:
             if isinstance(tensor, Tensor) and tensor.numel():
                 joined = torch.cat([tensor, getattr(more, name)])
                 setattr(layer, name, joined.index_select(0, order.to(tensor.device)))
-        if hasattr(layer, "max_batch_size"):
-            layer.max_batch_size = len(order)
+        if hasattr(layer, "batch_size"):
+            layer.batch_size = len(order)
 
 
 def layers_copied(cache: Any) -> Any:

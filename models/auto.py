@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -121,12 +122,14 @@ class Loaded:
         model: in evaluation mode, on its device.
         processor: the model's processor, or its tokenizer for a text model; pads on the left.
         source: folder or hub id the files came from.
+        commit: of a hub id, the commit that was read; None for a folder.
     """
 
     name: str
     model: PreTrainedModel
     processor: Any
     source: str
+    commit: str | None = None
 
     @property
     def adapter(self) -> Adapter:
@@ -138,13 +141,12 @@ class Loaded:
         """sha256 over configuration, dtype and weights (of a hub model: its commit); equal for equal checkpoints."""
         digest = hashlib.sha256(self.model.config.to_json_string(use_diff=False).encode())
         digest.update(str(self.model.dtype).encode())
-        commit = getattr(self.model.config, "_commit_hash", None)
         folder = Path(self.source)
         if folder.is_dir():
             for file in sorted(folder.glob("*.safetensors")):
                 digest.update(_file_digest(file))
         else:
-            digest.update(f"{self.source}@{commit}".encode())
+            digest.update(f"{self.source}@{self.commit}".encode())
         return digest.hexdigest()
 
 
@@ -190,7 +192,7 @@ def load(
         if "trust_remote_code" in str(error):
             raise _brings_code(name) from error
         raise checkpoint.broken(name, error) from error
-    return Loaded(name, model.eval().to(place), processor, source)
+    return Loaded(name, model.eval().to(place), processor, source, _commit(source, revision))
 
 
 def _read(name: str, source: str, wide: Any, common: dict[str, Any]) -> tuple[Any, Any]:
@@ -237,6 +239,14 @@ def _processor(reader: Any, source: str, common: dict[str, Any]) -> Any:
             f"The processor of {source!r} needs a package that is not here: {_first_line(error)}",
             "Install what it names (often pip install torchvision), or make the inputs yourself and use `adapter_for`.",
         ) from error
+
+
+def _commit(source: str, revision: str | None) -> str | None:
+    """The commit that a hub id was read at, by where its files lie in the hub's cache: configs no longer hold it."""
+    if _is_folder(source):
+        return None
+    file = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def _dtype(dtype: str | torch.dtype) -> Any:

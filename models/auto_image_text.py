@@ -32,12 +32,13 @@ from .adapter import Adapter
 from .errors import InvalidPrompt, SelfCheckFailed, UnsupportedMode, UnsupportedModel
 from .image_blocks import worded_rows
 from .prompts import PER_TOKEN, unpadded
+from .versions import CACHE
 
 Masks = Literal["causal", "blocks", "prefix", "own"]
 PROJECTORS = ("multi_modal_projector", "connector")
 TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids", "labels", *PER_TOKEN)
 """Inputs that say nothing of pixels."""
-ENTERING = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values")
+ENTERING = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", CACHE)
 """What a decoder may be given that has a row for each prompt."""
 _CHECKED: dict[str, WeakSet[nn.Module]] = {"text": WeakSet(), "image": WeakSet()}
 
@@ -123,7 +124,7 @@ class AutoImageTextAdapter(Adapter):
             UnsupportedModel: there is not one for each layer.
         """
         found = [m for m in self._tower.modules() if any(hasattr(m, name) for name in ("q_proj", "qkv", "qkv_proj"))]
-        if len(found) != int(getattr(self._tower.config, "num_hidden_layers", 0)):
+        if not found or len(found) != int(getattr(self._tower.config, "num_hidden_layers", 0)):
             raise self._unsupported(
                 "does not show one attention module per layer of its tower", "leaves the tower alone"
             )
@@ -221,7 +222,7 @@ class AutoImageTextAdapter(Adapter):
             config=self.model.config,
             inputs_embeds=embeds,
             attention_mask=call["attention_mask"],
-            past_key_values=cache,
+            **{CACHE: cache},
             position_ids=call["position_ids"],
             token_type_ids=types.long().to(embeds.device),
             is_first_iteration=True,

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ...models.errors import InvalidParameter
 from ...models.spans import context_mask
+from ...models.versions import CACHE
 from ..context_tokens import attention_ratio, distinct, in_top
 from ..contrast import widen
 from .passages import Item
@@ -189,8 +190,8 @@ def reply(
     said: list[int] = []
     while len(said) < limit:
         call: Any = adapter.owner
-        out = call(input_ids=columns, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, logits = out.past_key_values, widen(out.logits[:, -1])[0]
+        out = call(input_ids=columns, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
+        cache, logits = out[CACHE], widen(out.logits[:, -1])[0]
         if look is not None:
             look(logits, len(ids) + len(said))
         token = int(logits.argmax())

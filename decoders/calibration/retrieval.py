@@ -23,6 +23,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ...models.errors import InvalidParameter
+from ...models.versions import CACHE
 from .errors import CalibrationFailed
 from .needles import NEEDLES, Needle, prose
 from .probing import probing
@@ -175,8 +176,8 @@ def run_trial(adapter: Adapter, tokenizer: Any, trial: Trial, settings: Detectio
     with probing(adapter) as states:
         while len(said) < (settings.max_new_tokens if forced is None else len(forced)):
             call: Any = adapter.owner
-            out = call(input_ids=columns, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache = out.past_key_values
+            out = call(input_ids=columns, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
+            cache = out[CACHE]
             token = int(out.logits[0, -1].argmax()) if forced is None else forced[len(said)]
             looked = most_attended(states, len(trial.ids) + len(said))
             total += copied(looked.cpu(), torch.tensor(trial.ids), trial.span, token) / (end - begin)

@@ -18,6 +18,7 @@ from ...decoders import Branch, Plan, Request, Strategy, generate
 from ...decoders.branching import Branching
 from ...decoders.contrast import cut, extrapolate, plausible, widen
 from ...models.adapter import Adapter
+from ...models.versions import CACHE
 from .counting import Counts
 from .subject import Subject
 
@@ -141,13 +142,13 @@ class _Passes(LogitsProcessor):
         return cut(scores, kept)
 
     def _prefill(self, prompt: Mapping[str, Any]) -> Tensor:
-        call = {**self._adapter.decoder_inputs(prompt), "use_cache": True, "past_key_values": None}
+        call = {**self._adapter.decoder_inputs(prompt), "use_cache": True, CACHE: None}
         output = self._adapter.decoder(**call)
         mask = prompt["attention_mask"]
         positions = call.get("position_ids")
         if positions is None:
             positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-        self._streams.append({"cache": output.past_key_values, "mask": mask, "last": positions[..., -1:]})
+        self._streams.append({"cache": output[CACHE], "mask": mask, "last": positions[..., -1:]})
         return self._logits(output)
 
     def _step(self, stream: dict[str, Any], token: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ class _Passes(LogitsProcessor):
         stream["last"] = stream["last"] + 1
         output = self._adapter.decoder(
             input_ids=token, attention_mask=stream["mask"], position_ids=stream["last"],
-            past_key_values=stream["cache"], use_cache=True,
+            use_cache=True, **{CACHE: stream["cache"]},
         )  # fmt: skip
         return self._logits(output)
 

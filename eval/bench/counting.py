@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ...models.adapter import Adapter
+from ...models.versions import CACHE
 
 Where = Literal["decoder", "head", "tower"]
 
@@ -92,7 +93,7 @@ def counted(adapter: Adapter) -> Iterator[Counts]:
 
     def decoder(_module: nn.Module, args: tuple, kwargs: dict[str, Any], _output: Any) -> None:
         given = args[0] if args else kwargs["hidden_states"]
-        cache = kwargs.get("past_key_values")
+        cache = kwargs.get(CACHE)
         keys = given.shape[1] if cache is None else int(cache.get_seq_length())
         note(Call("decoder", given.shape[0], given.shape[1], keys))
 

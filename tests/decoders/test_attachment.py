@@ -8,6 +8,7 @@ import sightline
 import torch
 from sightline.decoders.vcd import noise_images
 from sightline.models import errors
+from sightline.models.versions import CACHE
 from transformers import (
     MinLengthLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
@@ -215,7 +216,7 @@ def test_outputs_hold_base_rows_alone(llava, inputs):
     output, _ = attached(llava, VCD, batch, return_dict_in_generate=True, output_hidden_states=True, output_logits=True)
     assert all(state.shape[0] == 2 for step in output.hidden_states for state in step)
     assert all(logits.shape[0] == 2 for logits in output.logits)
-    assert all(layer.keys.shape[0] == 2 for layer in output.past_key_values.layers)
+    assert all(layer.keys.shape[0] == 2 for layer in output[CACHE].layers)
 
 
 class Boom(Exception):
@@ -343,12 +344,12 @@ def test_prompt_lookup_and_filled_caches_are_refused(llava, inputs):
         llava.generate(
             **repeated, logits_processor=[processor], prompt_lookup_num_tokens=2, max_new_tokens=8, do_sample=False
         )
-    cache = llava(**batch, use_cache=True).past_key_values
+    cache = llava(**batch, use_cache=True)[CACHE]
     longer = batch | {
         name: torch.cat([batch[name], batch[name][:, -1:]], 1) for name in ("input_ids", "attention_mask")
     }
     with pytest.raises(errors.UnsupportedMode, match="past_key_values"), sightline.attach(llava, VCD, longer) as p:
-        llava.generate(**longer, past_key_values=cache, logits_processor=[p], max_new_tokens=2)
+        llava.generate(**longer, **{CACHE: cache}, logits_processor=[p], max_new_tokens=2)
 
 
 def test_images_are_asked_for_before_the_first_forward(llava, llama, inputs):

@@ -9,12 +9,12 @@ from anything import STEPS, Anything, assert_same, naive_tokens, run
 from naive import forked, single, weights_of, whole
 from sightline.decoders import Branch, HeadEdit
 from sightline.decoders import branching as choosing
-from sightline.decoders.guard import PIECES
 from sightline.decoders.in_rows import RowsRunner
 from sightline.decoders.in_sequence import SequentialRunner
 from sightline.decoders.plan import KeyBias
 from sightline.decoders.together import Together
 from sightline.models import errors
+from sightline.models.versions import PIECES
 from transformers.modeling_utils import AttentionInterface
 
 PROMPT_COLUMNS = slice(2, 6)

@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import sightline
 import torch
 from copier import HEAD, NEEDLE, WORDS, Words, copier, story
 from sightline.decoders import calibration
-from sightline.decoders.calibration import Detection, HeadRanking, lists, needles, retrieval
+from sightline.decoders.calibration import Detection, HeadRanking, detector_rows, lists, needles, retrieval
 from sightline.models import adapter_for, errors
 from sightline.models.attention import LayerState
 from transformers import LlamaConfig, LlavaForConditionalGeneration
@@ -149,6 +150,23 @@ def test_lengths_must_fit(llama):
     for bad in ({"lengths": ()}, {"depths": (101,)}, {"max_new_tokens": 0}, {"mode": "fast"}):
         with pytest.raises(errors.InvalidParameter, match=next(iter(bad))):
             Detection(**bad)
+
+
+def test_a_model_is_asked_no_further_than_its_end_token(copier):
+    """The planted head goes through the whole answer and then ends, well before the limit."""
+    settings = Detection((60,), (50,), 30)
+    made, calls = retrieval.build_trial(Words(), NEEDLE, 60, 50, 30, story=story), []
+    behind = made.span[1]
+    trial = replace(made, ids=(*made.ids[:behind], Words.eos_token_id, *made.ids[behind:]))
+    handle = copier.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        scores = retrieval.run_trial(adapter_for(copier), Words(), trial, settings)
+        said = detector_rows.reply(adapter_for(copier), Words(), trial.ids, 30)
+    finally:
+        handle.remove()
+    assert scores is not None
+    assert Words().decode(said) == NEEDLE.answer
+    assert len(calls) == 2 * (len(said) + 1)
 
 
 # Image heads
@@ -307,3 +325,11 @@ def test_a_model_brings_its_own_list(llava, inputs, measured, tmp_path):
         assert {(edit.layer, head) for edit in edits for head in edit.heads} == set(measured.top(2))
     with pytest.raises(calibration.CalibrationMissing, match="No list of retrieval heads"):
         sightline.attach(copy, sightline.DeCoRe(heads="retrieval"), batch)
+
+
+def test_what_is_masked_tells_one_run_from_another(llama, tmp_path):
+    adapter = adapter_for(llama)
+    ranked = ((1, 0, 0.9), (2, 1, 0.5), (1, 3, 0.2))
+    file = str(HeadRanking("retrieval", "random", 3, 4, ranked).save(tmp_path / "heads.json"))
+    assert sightline.DeCoRe(num_heads=2, heads=file).calibration(adapter) == "1-0 2-1"
+    assert sightline.DeCoRe(num_heads=0, heads="no such list").calibration(adapter) is None

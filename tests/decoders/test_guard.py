@@ -8,7 +8,10 @@ import sightline
 import torch
 import transformers
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from promised import lists
+from sightline.decoders import guard
 from sightline.models import adapter_for, errors
+from sightline.models.versions import CACHE
 from transformers import DynamicCache, GenerationConfig, StaticCache
 
 VCD = sightline.VCD(noise_step=700)
@@ -102,10 +105,11 @@ def test_empty_caches_may_be_given_and_come_back_with_base_rows(llava, inputs, m
     own = {"max_cache_len": batch["input_ids"].shape[1] + 4} if make is StaticCache else {}
     cache = make(config=llava.config.text_config, **own)
     found = sightline.generate(
-        llava, VCD, batch, branching=branching, past_key_values=cache, disable_compile=True, **settings
+        llava, VCD, batch, branching=branching, **{CACHE: cache}, disable_compile=True, **settings
     )
     assert found.equal(expected)
     assert all(layer.keys.shape[0] == 2 for layer in cache.layers)
+    assert make is DynamicCache or cache.batch_size == 2
 
 
 def test_quantised_caches_are_for_sequential_branching(llava, inputs, forwards):
@@ -122,10 +126,11 @@ def test_quantised_caches_are_for_sequential_branching(llava, inputs, forwards):
 def test_inputs_without_ids_are_refused(llava, inputs):
     batch = inputs()
     embeds = adapter_for(llava).prompt_embeddings(batch)
-    for decoder in (VCD, CUT):
-        with pytest.raises(errors.SightlineError) as found:
-            sightline.generate(llava, decoder, {"inputs_embeds": embeds}, max_new_tokens=2)
-        assert found.value.hint
+    for more in ({}, {"pixel_values": batch["pixel_values"]}):
+        for decoder in (VCD, CUT):
+            with pytest.raises(errors.SightlineError) as found:
+                sightline.generate(llava, decoder, {"inputs_embeds": embeds, **more}, max_new_tokens=2)
+            assert found.value.hint
 
 
 def peft_model(model, config):
@@ -171,3 +176,60 @@ def test_virtual_tokens_are_refused(llama):
 def test_what_is_no_model_is_refused(llama):
     with pytest.raises(errors.UnsupportedModel, match=r"model\.module"):
         adapter_for(torch.nn.Sequential(llama))
+
+
+def test_older_versions_that_lose_images_or_types_are_told_apart(llava, inputs, forwards, monkeypatch):
+    """What they cannot do is refused before the first forward, by the version's number."""
+    version = transformers.__version__
+    monkeypatch.setattr(guard, "PIECES", False)
+    monkeypatch.setattr(guard, "forgets_types", lambda adapter: True)
+    for asked, lost in (({"prefill_chunk_size": 4}, "loses the images"), ({"use_cache": False}, "without a cache")):
+        with pytest.raises(errors.UnsupportedMode, match=f"transformers {version} ") as refused:
+            sightline.generate(llava, VCD, inputs(), max_new_tokens=3, **asked)
+        assert lost in str(refused.value)
+        assert "install transformers 5.23 or newer" in refused.value.hint
+    assert not forwards
+
+
+def test_a_forked_prompt_that_a_static_window_drops_is_refused(tmp_path):
+    torch.manual_seed(0)
+    small = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    config = transformers.MistralConfig(
+        **small, num_attention_heads=4, num_key_value_heads=2, sliding_window=6, pad_token_id=0, eos_token_id=2
+    )
+    model = transformers.MistralForCausalLM(config).eval()
+    settings = {"cache_implementation": "static", "max_new_tokens": 4, "do_sample": False, "disable_compile": True}
+    decoder = sightline.DeCoRe(num_heads=3, heads=lists(tmp_path), alpha_mode="static", alpha=4.0)
+    ids = torch.arange(10, 19)[None]
+    batch, short = ({"input_ids": each, "attention_mask": torch.ones_like(each)} for each in (ids, ids[:, :6]))
+    with pytest.raises(errors.UnsupportedMode, match="window of 6 drops some"):
+        sightline.generate(model, decoder, batch, **settings)
+    expected = sightline.generate(model, decoder, short, max_new_tokens=4, do_sample=False)
+    for branching in ("rows", "sequential"):  # the window is as wide as this prompt, and moves on behind it
+        assert sightline.generate(model, decoder, short, branching=branching, **settings).equal(expected)
+
+
+def test_a_model_that_lacks_what_newer_ones_have_is_guarded_as_far(llava, inputs, monkeypatch):
+    """Neither continuous batching nor compiled calls: nothing is put there, and `generate` is looked at."""
+
+    class Lacks:
+        def __get__(self, instance, owner=None):
+            raise AttributeError
+
+    batch = inputs()
+    expected = sightline.generate(llava, VCD, batch, max_new_tokens=3, do_sample=False)
+    for name in ("init_continuous_batching", "get_compiled_call"):
+        monkeypatch.setattr(type(llava), name, Lacks())
+    with sightline.attach(llava, VCD, batch) as p:
+        assert not vars(llava).keys() & {"init_continuous_batching", "get_compiled_call"}
+        found = llava.generate(**batch, logits_processor=[p], max_new_tokens=3, do_sample=False)
+    assert found.equal(expected)
+    with sightline.attach(llava, VCD, batch) as p, pytest.raises(errors.UnsupportedMode, match="guidance_scale"):
+        llava.generate(**batch, logits_processor=[p], guidance_scale=2.0)
+
+
+def test_a_loop_from_the_hub_is_refused(llava, inputs, forwards):
+    with pytest.raises(errors.UnsupportedMode, match="custom_generate") as refused:
+        sightline.generate(llava, VCD, inputs(), custom_generate="someone/loop", max_new_tokens=2)
+    assert "greedy" in refused.value.hint
+    assert not forwards

@@ -136,3 +136,20 @@ def test_the_same_instruction_twice_is_the_cut_alone(llava, processor, batch):
 def test_bad_values_name_field_rule_and_value(field, value):
     with pytest.raises(InvalidParameter, match=rf"iava: {field} must be .*, got"):
         IAVA(**{field: value})
+
+
+def test_a_general_prompt_that_parts_from_the_question_before_its_image_is_read_whole(llava, processor, batch):
+    """With another first word in the question there is no shared beginning: without a cache all is read anyway."""
+    settings = {"max_new_tokens": STEPS, "do_sample": False}
+    decoder = IAVA(alpha=2.0, lamb=-0.2, instruction=GENERAL)
+    other = batch | {"input_ids": batch["input_ids"].clone()}
+    for row, length in enumerate(batch["attention_mask"].sum(dim=1)):
+        other["input_ids"][row, -length] = 7
+    encodes = []
+    for asked_with in (batch, other):
+        with sightline.attach(llava, decoder, asked_with, processor=processor) as attached:
+            found = llava.generate(**asked_with, logits_processor=[attached], **settings)
+        whole = sightline.generate(llava, decoder, asked_with, processor=processor, use_cache=False, **settings)
+        assert found.equal(whole)
+        encodes.append(attached.stats.encodes)
+    assert encodes[1] == encodes[0] + 1

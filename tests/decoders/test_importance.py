@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import sightline
 import torch
+import transformers
 from beartype import beartype
 from jaxtyping import jaxtyped
 from letters import tokenizer
@@ -333,3 +334,48 @@ def test_questions_of_the_user_s(tmp_path):
 def test_neighbours_have_nothing_in_common_but_their_form():
     made = triples.questions(40)
     assert sum(one.correct == other.correct for one, other in pairwise(made)) < 8
+
+
+def small(kind, **more):
+    torch.manual_seed(0)
+    settings = {"vocab_size": 96, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = getattr(transformers, f"{kind}Config")(**settings, **ends, **more)
+    return getattr(transformers, f"{kind}ForCausalLM")(config).double().eval()
+
+
+def test_output_projections_of_other_names(exact):
+    """OPT's is `out_proj`, and is read as any; Phi's is `dense`, and that is said before anything is run."""
+    opt = small("OPT", ffn_dim=16, word_embed_proj_dim=16, dropout=0.0)
+    found = importance.measure(adapter_for(opt), [triple()])
+    assert min(min(row) for row in found.correct) > 0
+    phi = adapter_for(small("Phi", intermediate_size=16))
+    with pytest.raises(errors.UnsupportedModel, match="PhiAttention has no output projection") as refused:
+        importance.measure(phi, [triple()])
+    assert "file of your own" in refused.value.hint
+
+
+def test_a_layer_that_leaves_its_projection_out_is_told_of(llama, monkeypatch):
+    attention = llama.model.layers[1].self_attn
+    monkeypatch.setattr(attention, "forward", lambda hidden_states, **_: (hidden_states, None))
+    with pytest.raises(errors.UnsupportedModel, match="never calls its output projection"):
+        importance.measure(adapter_for(llama), [triple()])
+    assert not any(module._forward_pre_hooks for module in llama.modules())
+
+
+def test_gradients_that_overflow_are_told_of(llama):
+    broken = copy.deepcopy(llama)
+    broken.lm_head.weight.data[9] = torch.inf
+    with pytest.raises(calibration.CalibrationFailed, match="not finite") as refused:
+        importance.measure(adapter_for(broken), [triple()])
+    assert "float32" in refused.value.hint
+
+
+def test_the_digest_of_the_data_is_over_tensors_alone(llama):
+    """What a model is given beside them (a flag, None) is no data; every tensor is."""
+    adapter, asked = adapter_for(llama), triple()
+    known = importance.measure(adapter, [asked]).data
+    flagged = triple({**asked.inputs, "output_attentions": None})
+    assert importance.measure(adapter, [flagged]).data == known
+    ids = asked.inputs["input_ids"] + 1
+    assert importance.measure(adapter, [triple({**asked.inputs, "input_ids": ids})]).data != known

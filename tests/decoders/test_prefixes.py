@@ -7,6 +7,7 @@ from letters import asked, llava_processor, noise_image
 from promised import TEXTS, lists, spans
 from sightline.decoders import prefixes
 from sightline.decoders.prefixes import PrefilledOnce
+from sightline.models.versions import PIECES
 
 DECODERS = {
     "cgvlm": lambda heads: sightline.CGVLM(k=0.0, alpha=0.5, absent_image="blank"),
@@ -29,7 +30,9 @@ MODES = {
 }
 REFUSED = [("static", "code"), *(("chunks", name) for name in DECODERS if name not in ("vcd", "causalmm vision"))]
 """Long descriptions do not fit a buffer of fixed size; forks and prompts of another length come in one piece."""
-CASES = [(mode, name) for mode in MODES for name in DECODERS if (mode, name) not in REFUSED]
+CASES = [
+    (mode, name) for mode in MODES for name in DECODERS if (mode, name) not in REFUSED and (PIECES or mode != "chunks")
+]
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +130,18 @@ def test_accelerators_split_where_much_is_spared(monkeypatch, device, split):
     assert (found is not None) is split
     if found is not None:
         assert (found.columns, found.spared) == (40, 120)
+
+
+def test_cache_positions_are_cut_with_their_columns():
+    """Older versions of transformers say at which columns of the cache a call begins."""
+    ids = torch.arange(12).view(2, 6)
+    call = {
+        "input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": torch.arange(6)[None],
+        "cache_position": torch.arange(6),
+    }  # fmt: skip
+    part = prefixes._part(call, torch.tensor([1]), slice(2, 6), seen=6)
+    assert part["cache_position"].tolist() == [2, 3, 4, 5]
+    assert part["position_ids"].tolist() == [[2, 3, 4, 5]]
+    assert part["input_ids"].equal(ids[1:, 2:])
+    del call["cache_position"]
+    assert "cache_position" not in prefixes._part(call, torch.tensor([1]), slice(2, 6), seen=6)

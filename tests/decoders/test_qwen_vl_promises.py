@@ -14,10 +14,10 @@ from promised import ACTIVE, CONTEXT, DETECTOR, MODES, NEUTRAL, RANKED, STEPS, T
 from qwen import KINDS, SIZES, QwenSight, qwen_model, qwen_processor
 from sightline.decoders import Branch
 from sightline.decoders.calibration import HeadRanking
-from sightline.decoders.guard import PIECES
 from sightline.decoders.registry import names
 from sightline.models import adapter_for, errors
 from sightline.models.attention import _STATES
+from sightline.models.versions import PIECES
 
 K = {"qwen2_vl": 0.01, "qwen2_5_vl": 0.004, "qwen3_vl": 0.04}
 """Under these thresholds the gate of CG-VLM opens now and then in these models."""

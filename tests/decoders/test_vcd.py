@@ -124,3 +124,12 @@ def test_bad_values_name_field_rule_and_value(field, value):
     with pytest.raises(InvalidParameter, match=rf"vcd: {field} must be .*, got") as caught:
         VCD(**{field: value})
     assert repr(value) in str(caught.value)
+
+
+def test_constant_gamma_keeps_nine_tenths_of_the_power_at_each_step():
+    for step in (0, 1, 20):
+        assert float(power_kept(step, "constant_gamma")) == pytest.approx(0.9 ** (step + 1), rel=1e-5)
+    image, noise = torch.randn(3, 4, 4), torch.randn(3, 4, 4)
+    torch.testing.assert_close(
+        add_noise(image, noise, 3, "constant_gamma"), 0.9**2 * image + (1 - 0.9**4) ** 0.5 * noise, atol=1e-6, rtol=0
+    )

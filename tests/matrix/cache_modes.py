@@ -15,6 +15,7 @@ from kernels import python_unpack
 from modes import ASIDE, FORKS, REFINED, SINGLE, TWINS, equal, missing, mode, still_is_plain
 from peft import LoraConfig, get_peft_model
 from sightline.models import adapter_for, errors
+from sightline.models.versions import CACHE, VERSION
 from transformers import ContinuousBatchingConfig, DynamicCache
 
 FP8 = 1.0
@@ -31,7 +32,7 @@ BF16 = 0.5
 def dynamic_cache(case: Case) -> Outcome:
     for branching in ("rows", "sequential"):
         cache = DynamicCache(config=case.model.config.get_text_config(decoder=True))
-        same(case.run(branching=branching, past_key_values=cache), case.default)
+        same(case.run(branching=branching, **{CACHE: cache}), case.default)
         assert all(layer.keys.shape[0] == len(ROWS) for layer in cache.layers)
     same(case.run(cache_implementation="dynamic"), case.default)
     return equal("greedy")
@@ -161,6 +162,8 @@ def no_cache(case: Case) -> Outcome:
         return equal("greedy; transformers keeps a cache all the same")
     if case.strategy in TWINS:
         return case.refused(errors.UnsupportedMode, use_cache=False)
+    if VERSION < (5, 23) and case.name == "paligemma" and not case.default.attached.plan.is_neutral:
+        return case.refused(errors.UnsupportedMode, use_cache=False)
     same(case.both(use_cache=False), case.default)
     return equal("greedy")
 
@@ -177,20 +180,20 @@ def filled_cache(case: Case) -> Outcome:
     longer = whole = _longer(case.inputs(), case.bare(max_new_tokens=1).output.sequences[:, -1])
 
     def cache() -> DynamicCache:
-        return case.bare(max_new_tokens=1).output.past_key_values
+        return case.bare(max_new_tokens=1).output[CACHE]
 
     shares = case.strategy in FORKS - REFINED - ASIDE and not (case.family.window or case.family.prefix)
     if case.strategy not in SINGLE and not shares:
-        return case.refused(errors.UnsupportedMode, longer, past_key_values=cache())
+        return case.refused(errors.UnsupportedMode, longer, **{CACHE: cache()})
     if case.name != "instructblip":  # the cache holds the images
         kept = ("input_ids", "attention_mask", *(["token_type_ids"] if case.family.prefix else []))
         longer = {name: longer[name] for name in kept}
     try:
-        plain = case.bare(longer, past_key_values=cache())
+        plain = case.bare(longer, **{CACHE: cache()})
     except Exception as error:
         return missing(error)
-    found = case.run(longer, past_key_values=cache())
-    same(case.run(longer, "sequential", past_key_values=cache()), found)
+    found = case.run(longer, **{CACHE: cache()})
+    same(case.run(longer, "sequential", **{CACHE: cache()}), found)
     if case.plain:
         same(found, plain)
         return equal("plain generate()")

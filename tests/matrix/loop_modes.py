@@ -17,6 +17,7 @@ from promised import CONTEXT, DETECTOR, RANKED, TEXTS
 from promised import MODES as SETTINGS
 from sightline.decoders.calibration import HeadRanking
 from sightline.models import errors
+from sightline.models.versions import CACHE
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
@@ -240,5 +241,5 @@ def outputs(case: Case) -> Outcome:
     for scores, logits in zip(output.scores, output.logits, strict=True):
         assert scores.shape == logits.shape == (rows, words)
     assert all(state.shape[0] == rows for step in output.hidden_states for state in step)
-    assert all(layer.keys.shape[0] == rows for layer in output.past_key_values.layers)
+    assert all(layer.keys.shape[0] == rows for layer in output[CACHE].layers)
     return equal("greedy; base rows alone")

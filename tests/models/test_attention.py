@@ -4,6 +4,8 @@ import pytest
 import torch
 from sightline.models import adapter_for, attention, errors, self_check
 from sightline.models.attention import NAME, LayerState, installed, last_row
+from sightline.models.parts import layers_of
+from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
@@ -158,3 +160,58 @@ def test_soft_capped_scores_are_refused(llama):
             pass
     finally:
         del llama.config.attn_logit_softcapping
+
+
+def test_a_second_set_of_edits_is_refused_and_the_first_stays(llama):
+    adapter = adapter_for(llama)
+    held = {adapter.attention_modules()[0]: LayerState(probe=True)}
+    with installed(adapter.decoder, held):
+        with pytest.raises(errors.UnsupportedModel, match="Close it first"), installed(adapter.decoder, held):
+            pass
+        with torch.no_grad():
+            llama(**batch(padded=False), use_cache=False)
+    assert next(iter(held.values())).reading is not None
+
+
+def test_a_model_that_keeps_its_attention_is_refused_and_left_as_it_was(llama, monkeypatch):
+    adapter = adapter_for(llama)
+    monkeypatch.setattr(adapter.decoder, "set_attn_implementation", lambda name: None)
+    with pytest.raises(errors.UnsupportedModel, match="leaves attention alone"), installed(adapter.decoder, {}):
+        pass
+    assert llama.config._attn_implementation == "sdpa"
+    assert NAME not in AttentionInterface()
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_a_bias_acts_on_streams_that_do_not_stand_together(llama, image):
+    """Base and second branch biased, the first branch not: each row is what it is alone; twice, as rows are kept."""
+    one, marked = batch(padded=True), torch.zeros(2, 7, dtype=torch.bool)
+    marked[:, 4:6] = image
+    three = {name: torch.cat([value] * 3) for name, value in one.items()}
+
+    def act(_scores, keys):  # image keys down, others unequally up
+        return torch.where(keys, -3.0, torch.arange(7) / 2)[:, None]
+
+    def states(streams, biased):
+        known = {"image": (marked,) * streams, "seen": 7} if image else {}
+        return [LayerState(bias=act if layer == 2 else None, biased=biased, **known) for layer in range(3)]
+
+    joined = states(3, (0, 2))
+    biased, plain = run(llama, one, states(1, (0,)))[:, -1], run(llama, one, states(1, ()))[:, -1]
+    for _ in range(2):
+        found = run(llama, three, joined)[:, -1]
+        torch.testing.assert_close(found, torch.cat([biased, plain, biased]))
+    assert (biased - plain).abs().amax(dim=1).min() > 1e-4
+    if image:
+        marked[:] = False
+        assert (run(llama, one, states(1, (0,)))[:, -1] - biased).abs().max() > 1e-4
+
+
+def test_layers_of_other_makes_are_refused():
+    """GPT-2 has one projection for query, key and value, and keeps its layers under another name."""
+    small = {"n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 20, "bos_token_id": 1, "eos_token_id": 2}
+    adapter = adapter_for(GPT2LMHeadModel(GPT2Config(**small)))
+    with pytest.raises(errors.UnsupportedModel, match="leaves attention alone"):
+        adapter.attention_modules()
+    with pytest.raises(errors.UnsupportedModel, match="without early exits"):
+        layers_of(adapter.decoder, 1)

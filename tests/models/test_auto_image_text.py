@@ -12,10 +12,10 @@ from image_text import IMAGE, KINDS, image_text_config, image_text_model, image_
 from letters import noise_image
 from naive import vcd_scores
 from promised import RANKED, STEPS, TEXTS, answers, lists
-from sightline.decoders.guard import PIECES
 from sightline.decoders.vcd import noise_images
 from sightline.models import FAMILIES, adapter_for, auto_image_text, errors, load
 from sightline.models.auto_image_text import KNOWN, AutoImageTextAdapter
+from sightline.models.versions import PIECES
 
 
 @pytest.fixture(scope="module")

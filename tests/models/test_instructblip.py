@@ -276,3 +276,12 @@ def test_checkpoints_that_transformers_does_not_serve_are_refused_and_nothing_is
     if name != "remote code":  # no switch helps these
         with pytest.raises(errors.UnsupportedModel, match=remedy):
             load(str(tmp_path), trust_remote_code=True)
+
+
+def test_without_a_chat_template_the_text_is_the_prompt(adapter, processor, monkeypatch):
+    inputs = ask(processor)
+    expected = adapter.reworded(inputs, processor, TELL)
+    monkeypatch.setattr(processor, "chat_template", None)
+    found = adapter.reworded(inputs, processor, TELL)
+    assert set(found) == set(expected)
+    assert all(found[name].equal(value) for name, value in expected.items())

@@ -1,11 +1,14 @@
 """Loading by name and folder, and what is said when there is nothing to load."""
 
 import json
+from hashlib import sha256
+from shutil import copytree
 
 import pytest
 import torch
 from PIL import Image
-from sightline.models import adapter_for, errors, load
+from sightline.models import adapter_for, auto, errors, load
+from sightline.models.auto import SHIPPED
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
 
@@ -91,3 +94,58 @@ def test_decoder_inputs_are_what_the_decoder_gets(llava, inputs):
         llava(**batch)
     handle.remove()
     assert adapter_for(llava).decoder_inputs(batch)["inputs_embeds"].equal(seen["inputs_embeds"])
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Puts the shipped text model into an empty cache of the hub, as a download of that commit leaves it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def put(commit):
+        folder = tmp_path / "models--someone--tiny-llama"
+        copytree(SHIPPED / "tiny-llama", folder / "snapshots" / commit)
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / "main").write_text(commit)
+
+    return put
+
+
+def test_a_hub_id_is_read_from_the_hubs_cache_and_known_by_its_commit(hub):
+    own, found = load("tiny-llama", device="cpu"), []
+    for commit in ("a" * 40, "b" * 40):
+        hub(commit)
+        loaded = load("someone/tiny-llama", device="cpu")
+        assert loaded.source == "someone/tiny-llama"
+        assert all(loaded.model.state_dict()[name].equal(value) for name, value in own.model.state_dict().items())
+        assert loaded.processor.padding_side == "left"
+        assert load("someone/tiny-llama", device="cpu").fingerprint == loaded.fingerprint
+        found.append(loaded.fingerprint)
+    assert len({own.fingerprint, *found}) == 3
+    assert load("someone/tiny-llama", revision="a" * 40, device="cpu").fingerprint == found[0]
+
+
+def test_large_weights_are_known_by_size_header_and_samples(tmp_path, monkeypatch):
+    """A file with a header of 8 bytes; what changes in it changes its digest, wherever a sample lies."""
+    monkeypatch.setattr(auto, "_WHOLE_FILE", 2**20)
+    content = bytearray((8).to_bytes(8, "little") + b"the head" + bytes(range(256)) * 2**13)
+    file, found = tmp_path / "model.safetensors", []
+    for place in (None, 8, len(content) // 2, len(content) - 1):
+        changed = content.copy()
+        if place is not None:
+            changed[place] ^= 1
+        file.write_bytes(changed)
+        found.append(auto._file_digest(file))
+        assert auto._file_digest(file) == found[-1]
+    file.write_bytes(content + b"\0")
+    assert len({*found, auto._file_digest(file)}) == 5
+    monkeypatch.setattr(auto, "_WHOLE_FILE", 8 * 2**20)
+    assert auto._file_digest(file) == sha256(content + b"\0").digest()
+
+
+def test_running_out_of_memory_is_not_put_down_to_the_files(monkeypatch):
+    def full(*_args):
+        raise MemoryError
+
+    monkeypatch.setattr(auto, "_read", full)
+    with pytest.raises(MemoryError):
+        load("tiny-llama")

@@ -278,3 +278,10 @@ def test_a_tower_that_attends_across_images_is_refused():
     assert [state.piece(columns) for columns in (16, 8, 16, 16)] == [(0, 0), (1, 0), (1, 8), (0, 0)]
     with pytest.raises(errors.UnsupportedModel, match="across images"):
         state.piece(40)
+
+
+def test_rows_without_images_have_no_image_inputs(model, batch):
+    words = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    adapter = adapter_for(model)
+    assert adapter.images_of(words) == [{}, {}]
+    assert [len(row["image_grid_thw"]) for row in adapter.images_of(batch)] == [2, 1]

@@ -4,6 +4,7 @@ import contextlib
 import math
 
 import torch
+from sightline.models.versions import CACHE
 
 
 def vcd_scores(clean, noised, alpha, beta):
@@ -86,7 +87,7 @@ def forked(model, row, new, edits):
     cache = model(**(row | {"input_ids": row["input_ids"][:, :-1]}), use_cache=True).past_key_values
     with weights_of(model, edits):
         for token in [int(row["input_ids"][0, -1]), *new]:
-            logits = model(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1]
+            logits = model(input_ids=torch.tensor([[token]]), **{CACHE: cache}).logits[0, -1]
     return logits
 
 

@@ -6,6 +6,7 @@ import torch
 from naive import weights_of, whole
 from naive_maps import full_maps
 from sightline.decoders import HeadEdit
+from sightline.models.versions import CACHE
 
 EDITS = (HeadEdit(1, (0, 3)), HeadEdit(2, (1,)))
 SPANS = [[(8, 11)], [(7, 8), (9, 11)]]
@@ -41,7 +42,7 @@ def naive_branch(model, row, new, decoder, columns):
         output = model(**row, use_cache=True)
     logits = output.logits[0, -1]
     for token in new:
-        logits = model(input_ids=torch.tensor([[token]]), past_key_values=output.past_key_values).logits[0, -1]
+        logits = model(input_ids=torch.tensor([[token]]), **{CACHE: output[CACHE]}).logits[0, -1]
     return logits
 
 
