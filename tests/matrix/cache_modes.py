@@ -9,21 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import transformers
 from cells import ROWS, Case, Forced, Outcome, Refused, Run, differs, same
 from kernels import python_unpack
 from modes import ASIDE, FORKS, REFINED, SINGLE, TWINS, equal, missing, mode, still_is_plain
 from peft import LoraConfig, get_peft_model
+from sightline.decoders.guard import forgets_types
 from sightline.models import adapter_for, errors
-from sightline.models.versions import CACHE, VERSION
+from sightline.models.versions import CACHE, PIECES
 from transformers import ContinuousBatchingConfig, DynamicCache
 
 FP8 = 1.0
 """How far logits may be from those without a quantised cache, in standard deviations of a row of logits."""
 SHARE = 0.25
 """The same for DAGCD, as a difference of probabilities: it adds to these, so logits of unlikely words move far."""
-PIECES = int(transformers.__version__.split(".")[1]) >= 23
-"""Before 5.23 transformers lost the images of a prompt that it took in pieces."""
 BF16 = 0.5
 """How far logits in bfloat16 may be from those in float64, the same tokens forced, in the same measure."""
 
@@ -162,7 +160,9 @@ def no_cache(case: Case) -> Outcome:
         return equal("greedy; transformers keeps a cache all the same")
     if case.strategy in TWINS:
         return case.refused(errors.UnsupportedMode, use_cache=False)
-    if VERSION < (5, 23) and case.name == "paligemma" and not case.default.attached.plan.is_neutral:
+    if forgets_types(adapter_for(case.model)):
+        if case.default.attached.plan.is_neutral:
+            return Outcome("n/a", "plain generate() itself gives other tokens without a cache")
         return case.refused(errors.UnsupportedMode, use_cache=False)
     same(case.both(use_cache=False), case.default)
     return equal("greedy")
