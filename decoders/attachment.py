@@ -301,8 +301,8 @@ class Attachment(LogitsProcessor):
         if cache is not self._cache or (cache is None and columns != self._last_columns + 1):
             raise AttachmentReused(
                 f"This {self.strategy.key} attachment has served a generate() call already.",
-                "Attach again for each call; one attachment serves one generate(). A loop of your own passes one cache, "
-                "such as DynamicCache(), from its first forward on.",
+                "Attach again for each call; one attachment serves one generate(). A loop of your own passes one "
+                "cache, such as DynamicCache(), from its first forward on.",
             )
         if cache is not None and self._vouched and columns > 1:
             raise UnsupportedMode(
