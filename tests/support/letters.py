@@ -20,6 +20,12 @@ def letters(text):
     return [len(SPECIAL) + LETTERS.index(letter) for letter in text]
 
 
+def spoken(tokens):
+    """The text of generated tokens as a tokenizer decodes them: of the special ones only `<sep>` is not declared so."""
+    written = {4: "<sep>"} | {len(SPECIAL) + place: letter for place, letter in enumerate(LETTERS)}
+    return "".join(written.get(token, "") for token in tokens).strip()
+
+
 def tokenizer(**named):
     """96 tokens: 6 special ones, of which the last is the image's, and 90 letters; BOS before every text."""
     named = named or {"extra_special_tokens": {"image_token": "<image>"}, "padding_side": "left"}

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from letters import LETTERS, SPECIAL, asked, letters, noise_image
+from letters import SPECIAL, asked, letters, noise_image, spoken
 
 IMAGE = SPECIAL.index("<image>")
 ASKED, STEPS, SAID = "Tell all.", 5, 6
@@ -29,7 +29,7 @@ def naive_text(model, processor, row):
     new = []
     while len(new) < SAID and 2 not in new:
         new.append(best(logits(model, ids + new, pixels)))
-    return "".join(LETTERS[token - len(SPECIAL)] for token in new if token >= len(SPECIAL)).strip()
+    return spoken(new)
 
 
 def naive_scores(image, description, params):

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 from boosted import pushed
-from letters import LETTERS, SPECIAL, asked, letters
+from letters import SPECIAL, asked, letters, spoken
 from naive import vcd_scores
 from naive_code import naive_scores as code_scores
 from naive_dagcd import scores as dagcd_scores
@@ -87,10 +87,11 @@ class Sight:
 
     def embedded(self, new=(), ids=None, features=None):
         """Embeddings of the text so far, `[1, length, hidden]`."""
-        ids = torch.tensor([*(self.ids if ids is None else ids), *new])
-        embeds = self.model.get_input_embeddings()(ids)
-        if (ids == IMAGE).any():
-            embeds[ids == IMAGE] = self.features() if features is None else features
+        prompt = list(self.ids if ids is None else ids)
+        embeds = self.model.get_input_embeddings()(torch.tensor([*prompt, *new]))
+        image = torch.tensor([token == IMAGE for token in prompt] + [False] * len(new))  # a new token is a word
+        if image.any():
+            embeds[image] = self.features() if features is None else features
         return embeds[None]
 
     def hidden(self, embeds, edit=None):
@@ -204,7 +205,7 @@ def code(sight, strategy, new, _given):
         asks, said = sight.reworded(strategy.desc_prompt), []
         while len(said) < strategy.desc_max_new_tokens and 2 not in said:
             said.append(best(asks.base(said).tolist()))
-        text = "".join(LETTERS[token - len(SPECIAL)] for token in said if token >= len(SPECIAL)).strip()
+        text = spoken(said)
         start, end = sight.columns[0], sight.columns[-1] + 1
         sight.kept["other"] = [*sight.ids[:start], *([1, *letters(text)] if text else []), *sight.ids[end:]]
         sight.kept["described"] = bool(text)
