@@ -26,7 +26,7 @@ from .branching import Branching, choose
 from .contrast import cut, widen
 from .deferring import all_settled, deferrable
 from .exits import Exits, uncompiled
-from .guard import alone, check_cache, check_free, check_prompt, guarded, not_passed
+from .guard import alone, check_cache, check_prompt, guarded, not_passed
 from .in_rows import RowsRunner
 from .layers import edited_vision, layer_states
 from .plan import Branch, Plan, Request, Step
@@ -68,24 +68,27 @@ class Attachment(LogitsProcessor):
         self.stats = Stats()
         self.uncut: Tensor | None = None
         self.gates: list[Tensor] = []
-        plan = self._prepared(request, adapter)
-        check_prompt(plan, adapter, strategy.key)
-        self.plan: Plan = traced(plan, adapter, request.inputs) if trace else plan
-        self._acting = Strategy() if plan.is_neutral else strategy  # a trace of plain decoding asks no strategy
-        self.tracer = Tracer(*request.inputs["input_ids"].shape, end=adapter.end_tokens) if trace else None
-        self._adapter = adapter
-        self._attached = SameInputs(adapter, request.inputs, strategy.key, bool(plan.branches))
-        self._context: dict[str, Any] = dict(self.plan.context)
-        self._states: dict[int, LayerState] = {}
-        self._exits = Exits(adapter, self.plan.exits, strategy.key)
         self._runner: Runner | None = None
         self._stack = ExitStack()
+        self._states: dict[int, LayerState] = {}
         self._closed = False
         self._past = self._scored = self._last_columns = self._rows = 0
         self._contrasted = self._vouched = 0
         self._cache: Cache | None = None
-        if not self.plan.is_neutral:
-            self._open(request, kind)
+        self._adapter = adapter
+        with ExitStack() as stack:
+            stack.enter_context(alone(adapter.decoder))  # what is prepared runs the model, too
+            plan = self._prepared(request, adapter)
+            check_prompt(plan, adapter, strategy.key)
+            self.plan: Plan = traced(plan, adapter, request.inputs) if trace else plan
+            self._acting = Strategy() if plan.is_neutral else strategy  # a trace of plain decoding asks no strategy
+            self.tracer = Tracer(*request.inputs["input_ids"].shape, end=adapter.end_tokens) if trace else None
+            self._attached = SameInputs(adapter, request.inputs, strategy.key, bool(plan.branches))
+            self._context: dict[str, Any] = dict(self.plan.context)
+            self._exits = Exits(adapter, self.plan.exits, strategy.key)
+            if not self.plan.is_neutral:
+                self._open(request, kind, stack)
+                self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -147,28 +150,23 @@ class Attachment(LogitsProcessor):
 
     def _prepared(self, request: Request, adapter: Adapter) -> Plan:
         """The strategy's plan; what it runs for it (a description) is counted."""
-        check_free(adapter.decoder)
         handle = adapter.decoder.register_forward_pre_hook(uncompiled(self._count), with_kwargs=True)
         try:
             return self.strategy.prepare(request)
         finally:
             handle.remove()
 
-    def _open(self, request: Request, kind: type[Runner]) -> None:
-        decoder = self._adapter.decoder
-        with ExitStack() as stack:
-            stack.enter_context(alone(decoder))
-            stack.enter_context(guarded(self._adapter, self.strategy.key))
-            if self.plan.needs_attention:
-                self._install_attention(stack)
-            stack.enter_context(self._exits.heard(self._entering))
-            if kind is RowsRunner and self.plan.branches and len(request.inputs["input_ids"]) == 1:
-                stack.enter_context(prefilled_once(self._adapter, self.stats.count_split))
-            self._runner = self._made(request, kind)
-            stack.callback(self._release_cache)
-            for handle in self._hooks():  # one at a time, so that an error in between leaves none behind
-                stack.callback(handle.remove)
-            self._stack = stack.pop_all()
+    def _open(self, request: Request, kind: type[Runner], stack: ExitStack) -> None:
+        stack.enter_context(guarded(self._adapter, self.strategy.key))
+        if self.plan.needs_attention:
+            self._install_attention(stack)
+        stack.enter_context(self._exits.heard(self._entering))
+        if kind is RowsRunner and self.plan.branches and len(request.inputs["input_ids"]) == 1:
+            stack.enter_context(prefilled_once(self._adapter, self.stats.count_split))
+        self._runner = self._made(request, kind)
+        stack.callback(self._release_cache)
+        for handle in self._hooks():  # one at a time, so that an error in between leaves none behind
+            stack.callback(handle.remove)
 
     def _hooks(self) -> Iterator[RemovableHandle]:
         decoder, owner = self._adapter.decoder, self._adapter.owner

@@ -43,26 +43,22 @@ _LOCK = Lock()
 
 @contextmanager
 def alone(decoder: nn.Module) -> Iterator[None]:
-    """Inside, no other attachment may open on this text decoder, from another thread neither."""
+    """Inside, no other attachment may open on this text decoder, from another thread neither.
+
+    Raises:
+        AttachmentError: one is open.
+    """
     with _LOCK:
-        check_free(decoder)
+        if decoder in _ATTACHED:
+            raise AttachmentError(
+                "This model has an open attachment already.",
+                "Close it first: leave its block, or call its close().",
+            )
         _ATTACHED.add(decoder)
     try:
         yield
     finally:
         _ATTACHED.discard(decoder)
-
-
-def check_free(decoder: nn.Module) -> None:
-    """Refuse a second attachment.
-
-    Raises:
-        AttachmentError: one is open.
-    """
-    if decoder in _ATTACHED:
-        raise AttachmentError(
-            "This model has an open attachment already.", "Close it first: leave its block, or call its close()."
-        )
 
 
 @contextmanager

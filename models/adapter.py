@@ -7,6 +7,7 @@ InstructBLIP its language model.
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -193,18 +194,18 @@ class Adapter:
     def decoder_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """What the decoder is given for `inputs`: embeddings, masks, positions, as the model's own forward makes them.
 
-        The forward runs as far as the decoder and no further; the vision tower is run once.
-
         Returns:
             The decoder's keyword arguments; `inputs_embeds` is `[batch, length, hidden]`.
         """
         return self._first_call(self.decoder, inputs).kwargs
 
     def _first_call(self, module: nn.Module, inputs: Mapping[str, Any]) -> _Captured:
-        """What `module` is first called with for `inputs`; nothing behind it is run."""
+        """What `module` is first called with for `inputs`, in this thread; nothing behind it is run."""
+        here = get_ident()
 
         def stop(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            raise _Captured(args, kwargs)
+            if get_ident() == here:
+                raise _Captured(args, kwargs)
 
         handle = module.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
         try:

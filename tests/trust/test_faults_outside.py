@@ -104,27 +104,26 @@ def test_attention_changed_while_attached_is_right_or_refused(llava, inputs, unt
 
 
 def test_two_threads_that_attach_at_once_are_told_apart(llava, inputs, untouched, monkeypatch):
-    """Both have made their plans before either has opened: one is refused, the other is right."""
-    batch, gate, told = inputs((7,)), threading.Barrier(2), []
+    """One is still at its plan, for which models are run, when the other comes: that is refused, the first is right."""
+    batch, told = inputs((7,)), []
     expected = sightline.generate(llava, VCD, batch, **SETTINGS)
     plan = sightline.VCD.plan
-    opened = threading.Event()
+    turned_away = threading.Event()
 
-    def together(self, request):
-        gate.wait(timeout=60)
+    def slowly(self, request):
+        assert turned_away.wait(timeout=60), "two threads plan at a time"
         return plan(self, request)
 
     def run():
         try:
             with sightline.attach(llava, VCD, batch) as processor:
-                opened.wait(timeout=60)
                 told.append(llava.generate(**batch, logits_processor=[processor], **SETTINGS))
         except errors.AttachmentError as error:
             told.append(error)
-            opened.set()
+            turned_away.set()
 
     with monkeypatch.context() as patch:
-        patch.setattr(sightline.VCD, "plan", together)
+        patch.setattr(sightline.VCD, "plan", slowly)
         threads = [threading.Thread(target=run) for _ in range(2)]
         for thread in threads:
             thread.start()
