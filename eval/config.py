@@ -138,7 +138,9 @@ def _readable(overrides: Sequence[str]):
             f"A configuration file cannot be read ({type(error).__name__}: {_first_line(error)}).",
             "Files of --config-dir are YAML in UTF-8, one field a line; see `conf/` of the package.",
         ) from error
-    except ValueError as error:  # Hydra's own, for null as the choice of a group
+    except ValueError as error:  # Python's own for very long numbers; Hydra's own for null as the choice of a group
+        if "integer string conversion" in str(error):
+            raise ConfigError("An override holds a number of thousands of digits.", "Give a shorter one.") from error
         if isinstance(error, ConfigError) or "Config group override" not in str(error):
             raise
         raise ConfigError("A group cannot be set to null.", f"Choose one of its names: {', '.join(GROUPS)}.") from error

@@ -26,6 +26,8 @@ _SHAPE = {
     "margin_words": dict | None,
 }
 """Fields of a manifest that are read again, and their kinds."""
+LONGEST_NAME = 200
+"""Bytes of a task's name, which files are named after."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -36,7 +38,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(value, allow_nan=False)  # what is read is written again: NaN, and numbers that became infinite
+        # what is read is written again: no NaN, no numbers that became infinite, no lone surrogates
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise RunFolderError(
             f"There is no {path.name} in {str(path.parent)!r}.", "Is it a run folder? `sightline run` makes them."
@@ -59,12 +62,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         value: Any = held
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
-        if not isinstance(value, kind) or (path == "task.name" and Path(str(value)).name != value):
+        if not isinstance(value, kind) or (path == "task.name" and not _is_file_name(str(value))):
             raise RunFolderError(
                 f"{FILE} in {str(folder)!r} has {str(value)[:60]!r} as {path}.",
                 "It is not as `sightline run` writes it. Run it again with run.resume=false.",
             )
     return held
+
+
+def _is_file_name(text: str) -> bool:
+    return Path(text).name == text and len(text.encode()) <= LONGEST_NAME
 
 
 class RunFolder:

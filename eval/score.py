@@ -234,10 +234,10 @@ def _notes(manifest: Mapping[str, Any], scorer: Scorer, n: int, ok: int, partial
 
 def _parser(manifest: Mapping[str, Any], parser: str | None) -> str:
     """The dialect that answers are read in; raises `ConfigError` where the scorer has none of that name."""
-    known = _scorer(manifest).parsers
-    if parser is not None and parser not in known:
-        raise ConfigError(*unknown(f"parser for {manifest['task']['name']}", parser, known))
-    return parser or str(manifest["scorer"]["parser"])
+    known, chosen = _scorer(manifest).parsers, str(parser or manifest["scorer"]["parser"])
+    if chosen not in known:
+        raise ConfigError(*unknown(f"parser for {manifest['task']['name']}", chosen, known))
+    return chosen
 
 
 def _scorer(manifest: Mapping[str, Any]) -> Scorer:

@@ -111,7 +111,8 @@ def _from_csv(row: rows.Row) -> tuple[str, str, list[str], list[str]] | str:
     if problem is not None:
         return problem
     question, best, true, false = (str(row.fields[name]) for name in _CSV)
-    return question, answers_in(best)[0], answers_in(true), answers_in(false)
+    first = answers_in(best)
+    return (question, first[0], answers_in(true), answers_in(false)) if first else "has no best answer"
 
 
 def _from_hub(row: rows.Row) -> tuple[str, str, list[str], list[str]] | str:
