@@ -12,7 +12,7 @@ from .helps import cost, price
 from .markdown import table_of
 from .runs import Score
 from .tables import verdict
-from .text import DASH, parameters
+from .text import DASH, finite, parameters
 from .text import markdown as safe
 
 if TYPE_CHECKING:
@@ -32,7 +32,16 @@ def as_json(views: Sequence[View], headline: Finding, choices: str, left_out: Se
         "left_out": list(left_out[1:]),
         "sections": [_section(view) for view in views],
     }
-    return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    return json.dumps(_defined(content), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def _defined(value: Any) -> Any:
+    """The same with null in place of numbers that are none: differences of scores that somebody has made too large."""
+    if isinstance(value, dict):
+        return {name: _defined(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(held) for held in value]
+    return finite(value) if isinstance(value, float) else value
 
 
 def _section(view: View) -> dict[str, Any]:
