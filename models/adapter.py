@@ -207,7 +207,8 @@ class Adapter:
             if get_ident() == here:
                 raise _Captured(args, kwargs)
 
-        handle = module.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
+        uncompiled: Any = torch.compiler.disable
+        handle = module.register_forward_pre_hook(uncompiled(stop), with_kwargs=True, prepend=True)
         try:
             with torch.no_grad():
                 self.model(**inputs, use_cache=False)
