@@ -115,17 +115,22 @@ def _share(held: Matrix, decoder: str, group: Collection[str]) -> str:
 
 
 def put_matrix(file: Path) -> None:
-    """Write the table into a Markdown file, between its marks.
+    """Write the table into a Markdown file, between its marks; raises as `put_between` does."""
+    put_between(file, BEGIN, f"\n{matrix()}", END)
+
+
+def put_between(file: Path, begin: str, table: str, end: str) -> None:
+    """Put a table into a Markdown file, between two marks.
 
     Raises:
         UsageError: the file cannot be read or written, or has no such marks.
     """
     try:
-        before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not (begin and end):
-            raise UsageError(f"{str(file)!r} has no place for the table.", f"Mark it with {BEGIN} and {END}.")
-        write_atomic(file, f"{before}{BEGIN}\n{matrix()}{END}{after}")
+        before, first, rest = file.read_text(encoding="utf-8").partition(begin)
+        _, last, after = rest.partition(end)
+        if not (first and last):
+            raise UsageError(f"{str(file)!r} has no place for the table.", f"Mark it with {begin} and {end}.")
+        write_atomic(file, f"{before}{begin}{table}{end}{after}")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{str(file)!r} cannot be read or written: {error}.") from error
 

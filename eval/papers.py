@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 
 from .config import choices, conf_folder
 from .errors import UsageError
-from .listing import WIDTH
-from .records import write_atomic
+from .listing import WIDTH, put_between
 from .reported import SECTION, Reported, reported
 
 PREFIX = "paper_"
@@ -89,19 +88,8 @@ def markdown() -> str:
 
 
 def put(file: Path) -> None:
-    """Write the table into a Markdown file, between its marks.
-
-    Raises:
-        UsageError: the file cannot be read or written, or has no such marks.
-    """
-    try:
-        before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not (begin and end):
-            raise UsageError(f"{str(file)!r} has no place for the table.", f"Mark it with {BEGIN} and {END}.")
-        write_atomic(file, f"{before}{BEGIN}\n\n{markdown()}\n{END}{after}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{str(file)!r} cannot be read or written: {error}.") from error
+    """Write the table into a Markdown file, between its marks; raises as `put_between` does."""
+    put_between(file, BEGIN, f"\n\n{markdown()}\n", END)
 
 
 def _is_paper(name: str) -> bool:

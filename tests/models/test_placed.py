@@ -106,7 +106,7 @@ def test_what_generate_compiles_when_asked_keeps_its_hooks(accelerator, tiny, ke
     together = counters["stats"]["unique_graphs"]
     assert together > alone, "nothing was compiled"
     assert tokens(accelerator, tiny, key, **asked) == expected
-    if key in ("vcd", "decore"):  # the others have new shapes at every step, which dynamo may take as new graphs
+    if PIECES or key in ("vcd", "decore"):  # before 5.23 dynamo takes new shapes of the others as new graphs
         assert counters["stats"]["unique_graphs"] == together, "an attachment compiles anew what another one had"
     assert accelerator.generate(**tiny[1], **settings).tolist() == answered
 
